@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
@@ -147,8 +148,14 @@ def test_a_click_or_typed_degrees_are_the_guess_and_the_truth_comes_after(traine
 
 def test_the_map_of_guesses_takes_clicks_everywhere():
     grid = next(trace for trace in guess_map("x").data if trace.name == "grid")
-    assert min(grid.x) < -179 and max(grid.x) > 179 and grid.z.shape == (len(grid.y), len(grid.x))
-    assert not np.isnan(grid.z.astype(float)).any()
+    picture = Image.open(io.BytesIO(base64.b64decode(grid.source.partition(",")[2])))
+    for first, step, count, end in ((grid.x0, grid.dx, picture.width, 180), (grid.y0, grid.dy, picture.height, 90)):
+        assert step == 0.5 and first - step / 2 == -end and first + (count - 0.5) * step == end
+
+
+def test_the_map_of_guesses_has_nothing_that_takes_its_time_at_each_change():
+    """The browser compares and copies each array of a live figure at each change; of a grid's cells for 150 ms."""
+    assert len(guess_map("x").to_json()) < 250_000
 
 
 def test_a_run_without_a_test_picture_is_refused(trained_run, monkeypatch):

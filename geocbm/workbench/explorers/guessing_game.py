@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
+from PIL import Image
 
 from geocbm import data
 from geocbm.errors import ParameterError
@@ -15,6 +16,7 @@ from geocbm.files.progress import is_live
 from geocbm.geodesy import haversine_km
 from geocbm.metrics import geoguessr_points
 from geocbm.plots.maps import LINES, outline
+from geocbm.plots.pictures import data_uri
 from geocbm.plots.theme import INK, PALETTE, finish
 from geocbm.plots.values import km_text, plural
 from geocbm.run import Run
@@ -123,16 +125,16 @@ def guess_map(title: str) -> go.Figure:
         lng = np.where(np.abs(np.diff(lng, prepend=lng[:1])) > 180, np.nan, lng)
         line = {"width": width, "color": colour}
         fig.add_scatter(x=lng, y=lat, mode="lines", line=line, hoverinfo="skip", showlegend=False, name=kind)
-    # Only a trace takes clicks: this one is everywhere and cannot be seen.
-    x, y = np.arange(-180 + STEP / 2, 180, STEP), np.arange(-90 + STEP / 2, 90, STEP)
-    fig.add_heatmap(
-        x=x.astype(np.float32),
-        y=y.astype(np.float32),
-        z=np.zeros((len(y), len(x)), dtype=np.uint8),
+    # Only a trace takes clicks: this one is everywhere and cannot be seen. Of a heatmap every cell would be sent,
+    # copied and compared in the browser at each change of anything, a sixth of a second long.
+    size = round(360 / STEP), round(180 / STEP)
+    place = {"x0": -180 + STEP / 2, "dx": STEP, "y0": -90 + STEP / 2, "dy": STEP}
+    fig.add_image(
+        source=data_uri(Image.new("RGB", size)),
         opacity=0,
-        showscale=False,
         hovertemplate="%{y:.1f}, %{x:.1f}<extra></extra>",
         name="grid",
+        **place,
     )
     fig.update_xaxes(range=[-180, 180], visible=False, constrain="domain")
     fig.update_yaxes(range=[-60, 84], visible=False, scaleanchor="x", constrain="domain")
@@ -166,11 +168,7 @@ def _box(right: float, up: float, half: float) -> dict[str, float]:
 
 
 class GuessExplorer:
-    """Picture, map and score of a game.
-
-    Args:
-        game: the game.
-    """
+    """Picture, map and score of a game."""
 
     def __init__(self, game: Game) -> None:
         self.game = game
