@@ -6,7 +6,7 @@ Every function that returns a figure puts one sentence about its data, with the 
 
 from geocbm.plots.cells import cell_map, cell_picture
 from geocbm.plots.concepts import confusion, per_meta_accuracy, prototype_drift, prototype_similarity
-from geocbm.plots.counterfactuals import before_after_map, distribution_map, what_if
+from geocbm.plots.counterfactuals import before_after_map, distribution_map, distribution_update, what_if
 from geocbm.plots.dataset import (
     cell_sizes,
     country_bars,
@@ -22,10 +22,10 @@ from geocbm.plots.explanations import (
     removal_curves,
     told_by_concepts,
 )
-from geocbm.plots.interventions import concept_sankey, contribution_bars, intervention_curves
+from geocbm.plots.interventions import concept_sankey, contribution_bars, contribution_update, intervention_curves
 from geocbm.plots.locator import locator
 from geocbm.plots.maps import base_map, error_map, gain_map
-from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet, patch_heat
+from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet, patch_heat, patch_heat_update
 from geocbm.plots.runs import chain_status, compare_differences
 from geocbm.plots.theme import PALETTE, finish, template
 from geocbm.plots.training import compare_histories, loss_and_gradients, loss_curves, retrieval_bars

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.basedatatypes import Undefined
 
 from geocbm.plots.maps import base_map
 from geocbm.plots.pictures import as_image, data_uri
 from geocbm.plots.theme import INK, LAND, MUTED, PALETTE, finish
 from geocbm.plots.values import degrees, escape, labels, numbers, percent, refuse_empty, shorten
 
-CELLS, ANSWER, TRUTH, BARS = 2, 3, 4, 5
+CELLS, ANSWER, TRUTH, BARS = CHANGING = [2, 3, 4, 5]
 """Traces of the figure; those before are the lines of the base map."""
 MIN_PROBABILITY = 0.004
 MOST_CELLS, MOST_COUNTRIES = 40, 6
@@ -115,14 +116,31 @@ def distribution_map(
     `places` is one answer (`lat` and `lng` `[1]`, `probabilities` `[1, N]`), `true_place` latitude and longitude in
     degrees, the picture as the model sees it, and `caption` what it truly is.
     """
-    frames = _frames(places, cells)
+    around = distribution_update(places, cells, true_place, picture, caption)[1]
+    fig = finish(_drawn(_frames(places, cells), true_place), escape(title), around["meta"]["alt"], 470)
+    return fig.update_layout(**_beside(picture, caption), margin={"t": 56, "b": 24})
+
+
+def distribution_update(
+    places: Any, cells: Any, true_place: tuple[float, float], picture: Any, caption: str
+) -> tuple[dict[str, Any], dict[str, Any], list[int]]:
+    """What another picture changes in a `distribution_map`, for its `plotly_update`."""
+    frames, beside = _frames(places, cells), _beside(picture, caption)
     name, chance = frames.best[0]
     alt = (
         f"World map of the probabilities of cells for a picture of {caption}. The likeliest "
         f"country is {name} with {percent(chance)}."
     )
-    fig = finish(_drawn(frames, true_place), escape(title), alt, 470)
-    return fig.update_layout(**_beside(picture, caption), margin={"t": 56, "b": 24})
+    around = {"images[0].source": beside["images"][0]["source"], "meta": {"alt": alt}}
+    around["annotations[0].text"] = beside["annotations"][0]["text"]
+    begin = _begin(frames, true_place).items()
+    return {key: [Undefined if one is None else one for one in own] for key, own in begin}, around, CHANGING
+
+
+def _begin(frames: _Frames, true_place: tuple[float, float]) -> dict[str, list[Any]]:
+    """What the traces `CHANGING` show at the first strength."""
+    truth = {"lat": degrees([true_place[0]]), "lon": degrees([true_place[1]]), "marker.size": 11}
+    return {key: [*value[:2], truth.get(key), value[2]] for key, value in (frames.steps[0] | frames.fixed).items()}
 
 
 def before_after_map(places: Any, cells: Any, true_place: tuple[float, float], title: str) -> go.Figure:
@@ -185,14 +203,11 @@ def what_if(
     layouts = []
     for number, (one, place, picture) in enumerate(zip(counterfactuals, true_places, pictures, strict=True), start=1):
         beside = _beside(picture, f"Picture {number}: {one.caption}")
-        truth = {"lat": degrees([place[0]]), "lon": degrees([place[1]]), "marker.size": 11}
         for edit, places in zip(one.edits, one.answers, strict=True):
             frames = _frames(places, cells)
-            shown = frames.steps[0] | frames.fixed
-            start = {key: [*value[:2], truth.get(key), value[2]] for key, value in shown.items()}
             layouts.append({"sliders": [_slider(frames, strengths)]} | beside)
             label = escape(shorten(f"{number}: {edit.label}", 60))
-            arguments = [start, layouts[-1], [CELLS, ANSWER, TRUTH, BARS]]
+            arguments = [_begin(frames, place), layouts[-1], CHANGING]
             buttons.append({"label": label, "method": "update", "args": arguments})
             (before, was), (after, now) = frames.best[0], frames.best[-1]
             if after != before:

@@ -21,39 +21,45 @@ def contribution_bars(explanations: Sequence[Any], title: str = "") -> go.Figure
     A panel has the largest terms, the rest and the constants.
     """
     refuse_empty("explanations", explanations, "explanation")
+    bars, around = contribution_update(explanations)
+    heads = [around[f"annotations[{i}].text"] for i in range(len(explanations))]
+    fig = make_subplots(rows=len(heads), cols=1, subplot_titles=heads, vertical_spacing=min(0.3, 0.2 / len(heads)))
+    look = {"orientation": "h", "showlegend": False, "hovertemplate": "%{y}: %{x:.3f}<extra></extra>"}
+    for i in range(len(heads)):
+        shown = {name.replace(".", "_"): values[i] for name, values in bars.items()}
+        fig.add_bar(**shown, **look, row=i + 1, col=1)
+    fig.update_yaxes(autorange="reversed")
+    fig.update_xaxes(zeroline=True, zerolinecolor=INK, zerolinewidth=1, range=around["xaxis.range"])
+    first, method = explanations[0], escape(explanations[0].method)
+    fig.update_xaxes(title_text=f"what it adds to the {escape(first.quantity)} ({method})", row=len(heads), col=1)
+    title, alt = title or f"What each concept adds ({method})", around["meta"]["alt"]
+    return finish(fig, title, alt, around["height"], bargap=0.25, margin={"t": 84})
+
+
+def contribution_update(explanations: Sequence[Any]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """What other explanations by the same method change in `contribution_bars`, for its `plotly_update`."""
     panels = [explanation.largest(MOST_TERMS) for explanation in explanations]
-    heads = [f"{escape(shorten(one.target, 60))}: {escape(one.quantity)} {one.total:+z.2f}" for one in explanations]
-    fig = make_subplots(rows=len(panels), cols=1, subplot_titles=heads, vertical_spacing=min(0.3, 0.2 / len(panels)))
-    for i, (panel, one) in enumerate(zip(panels, explanations, strict=True), start=1):
-        signs = [PALETTE[0] if term >= 0 else PALETTE[1] for term in panel["term"]]
-        fig.add_bar(
-            x=numbers(panel["term"]),
-            y=[
-                escape(shorten(name)) + (" (parent)" if kind == "parent" else "")
-                for name, kind in zip(panel["name"], panel["kind"], strict=True)
-            ],
-            orientation="h",
-            marker_color=[_KIND_COLOURS.get(kind, sign) for kind, sign in zip(panel["kind"], signs, strict=True)],
-            showlegend=False,
-            hovertemplate="%{y}: %{x:.3f}<extra></extra>",
-            name=escape(one.target),
-            row=i,
-            col=1,
-        )
+    rows = [list(zip(panel["name"], panel["kind"], panel["term"], strict=True)) for panel in panels]
+    bars: dict[str, list[Any]] = {
+        "x": [numbers(panel["term"]) for panel in panels],
+        "y": [[escape(shorten(name)) + " (parent)" * (kind == "parent") for name, kind, _ in own] for own in rows],
+        "marker.color": [[_KIND_COLOURS.get(kind, PALETTE[int(term < 0)]) for _, kind, term in own] for own in rows],
+        "name": [escape(one.target) for one in explanations],
+    }
+    around: dict[str, Any] = {
+        f"annotations[{i}].text": f"{escape(shorten(one.target, 60))}: {escape(one.quantity)} {one.total:+z.2f}"
+        for i, one in enumerate(explanations)
+    }
     terms = pd.concat(panels)["term"]
     low, high = min(0.0, float(terms.min())), max(0.0, float(terms.max()))
     room = 0.04 * (high - low)
-    fig.update_yaxes(autorange="reversed")
-    fig.update_xaxes(zeroline=True, zerolinecolor=INK, zerolinewidth=1, range=[low - room, high + room])
-    first, method = explanations[0], escape(explanations[0].method)
-    fig.update_xaxes(title_text=f"what it adds to the {escape(first.quantity)} ({method})", row=len(panels), col=1)
-    largest = panels[0].iloc[0]
+    around |= {"xaxis.range": [low - room, high + room], "height": 110 + 22 * len(terms) + 36 * len(panels)}
+    first, largest = explanations[0], panels[0].iloc[0]
     alt = (
-        f"Bars of the contributions ({method}) of concepts to {plural(len(panels), 'answer')}. For {first.target} the "
-        f"largest is {largest['name']} with {largest['term']:+z.2f} of {first.total:+z.2f}."
+        f"Bars of the contributions ({escape(first.method)}) of concepts to {plural(len(panels), 'answer')}. For "
+        f"{first.target} the largest is {largest['name']} with {largest['term']:+z.2f} of {first.total:+z.2f}."
     )
-    height = 110 + 22 * len(terms) + 36 * len(panels)
-    return finish(fig, title or f"What each concept adds ({method})", alt, height, bargap=0.25, margin={"t": 84})
+    return bars, around | {"meta": {"alt": alt}}
 
 
 def concept_sankey(flows: Any) -> go.Figure:

@@ -151,15 +151,11 @@ def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str)
     The picture is uint8 `(H, W, 3)` or a PIL image, as the model saw it, the grid `(rows, columns)` not negative;
     `texts` are those of the patches, row by row.
     """
-    image, (rows, columns) = as_image(picture), grid.shape
-    if len(texts) != rows * columns:
-        raise ValueError(f"patch_heat needs a text for each of {rows} x {columns} patches, not {len(texts)}")
+    (heat, around), (rows, columns) = patch_heat_update(picture, grid, texts, title), grid.shape
     fig = go.Figure()
     fig.add_heatmap(
-        z=np.round(grid, 6).tolist(),
+        **{name: value for name, (value,) in heat.items()},
         zmin=0,
-        zmax=max(float(grid.max()), 1e-9),
-        text=np.array([escape(text).replace("\n", "<br>") for text in texts]).reshape(rows, columns).tolist(),
         hovertemplate="%{text}<extra></extra>",
         colorscale=[[i / 4, f"rgba({r:.0f},{g:.0f},{b:.0f},{0.2 * i})"] for i, (r, g, b) in enumerate(_HEAT)],
         showscale=False,
@@ -167,19 +163,28 @@ def patch_heat(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str)
         name="attention",
     )
     place = {"x": -0.5, "y": -0.5, "sizex": columns, "sizey": rows, "xref": "x", "yref": "y"}
-    # Four times the width of an overlay: the picture is looked at, not only compared.
-    small = image.resize((4 * _WIDTH, round(4 * _WIDTH * image.height / image.width)))
-    look = {"source": data_uri(small), "sizing": "stretch", "layer": "below", "yanchor": "top"}
+    look = {"source": around["images[0].source"], "sizing": "stretch", "layer": "below", "yanchor": "top"}
     fig.update_xaxes(visible=False, range=[-0.5, columns - 0.5], constrain="domain")
     fig.update_yaxes(visible=False, range=[rows - 0.5, -0.5], scaleanchor="x", constrain="domain")
+    alt, margin = around["meta"]["alt"], {"l": 8, "r": 8, "t": 44, "b": 8}
+    return finish(fig, title, alt, 420, images=[place | look], plot_bgcolor="rgba(0,0,0,0)", margin=margin)
+
+
+def patch_heat_update(picture: Any, grid: np.ndarray, texts: Sequence[str], title: str) -> tuple[dict[str, Any], ...]:
+    """What another picture or map changes in a `patch_heat`, for its `plotly_update`."""
+    image, (rows, columns) = as_image(picture), grid.shape
+    if len(texts) != rows * columns:
+        raise ValueError(f"patch_heat needs a text for each of {rows} x {columns} patches, not {len(texts)}")
+    words = np.array([escape(text).replace("\n", "<br>") for text in texts]).reshape(rows, columns).tolist()
+    heat = {"z": [np.round(grid, 6).tolist()], "zmax": [max(float(grid.max()), 1e-9)], "text": [words]}
+    small = image.copy()
+    small.thumbnail((4 * _WIDTH, 4 * _WIDTH))  # larger than in an overlay: it is looked at, not only compared
     row, column = np.unravel_index(int(grid.argmax()), grid.shape)
     alt = f"A picture with the attention of its {rows} by {columns} patches laid over it"
     if grid.any():
-        alt += (
-            f"; it is highest in row {row + 1}, column {column + 1}, at {grid.max() / grid.mean():.1f} times the mean"
-        )
-    margin = {"l": 8, "r": 8, "t": 44, "b": 8}
-    return finish(fig, title, alt + ".", 420, images=[place | look], plot_bgcolor="rgba(0,0,0,0)", margin=margin)
+        times = grid.max() / grid.mean()
+        alt += f"; it is highest in row {row + 1}, column {column + 1}, at {times:.1f} times the mean"
+    return heat, {"title.text": title, "images[0].source": data_uri(small), "meta": {"alt": f"{alt}."}}
 
 
 def contact_sheet(files: Sequence[Any], captions: Sequence[str], columns: int = 6, width: int = 150) -> Image.Image:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
 
+from geocbm import plots
 from geocbm.errors import ParameterError
 from geocbm.evaluation.methods import main_predictions
 from geocbm.geodesy import haversine_km
@@ -15,7 +18,7 @@ from geocbm.run import stages
 from geocbm.workbench import explorers
 from geocbm.workbench.explorers.answered_pictures import MEAN, PredictionExplorer, answered, patch_texts
 from geocbm.workbench.explorers.picture_list import PictureList, filtered
-from geocbm.workbench.explorers.shared import figure_widget
+from geocbm.workbench.explorers.shared import REPORTS, figure_widget
 
 FRAME = pd.DataFrame(
     {
@@ -120,6 +123,45 @@ def test_another_picture_changes_everything_that_is_shown(explorer):
     answer = explorer.model.predict(np.array([explorer.row]))
     assert explorer.distribution.data[3].lat[0] == pytest.approx(answer.lat[0], abs=1e-3)
     assert explorer.frame.at[explorer.row, "label"].split(":")[0] in explorer.status.value
+
+
+def test_what_another_picture_changes_makes_the_figures_that_are_made_anew(explorer):
+    explorer.list.pictures.index, explorer.head.value = 1, 0
+    again = PredictionExplorer(explorer.run)
+    again.head.value = 0
+    again.list.pictures.index = 2
+    again.list.pictures.index = 1
+    assert again.row == explorer.row
+    made = (
+        plots.distribution_map(*explorer._answer(), "Distribution over the cells"),
+        plots.patch_heat(*explorer._attention()),
+        plots.contribution_bars(explorer._reasons(), explorer.reasons.layout.title.text),
+    )
+    for shown, new in zip((again.distribution, again.attention, again.reasons), made, strict=True):
+        assert shown.layout.meta == new.layout.meta
+        assert [image.source for image in shown.layout.images] == [image.source for image in new.layout.images]
+        assert [each.text for each in shown.layout.annotations] == [each.text for each in new.layout.annotations]
+        assert shown.layout.title.text == new.layout.title.text and shown.layout.height == new.layout.height
+        assert shown.layout.xaxis.range == new.layout.xaxis.range
+        for old, trace in zip(shown.data, new.data, strict=True):
+            held, wanted = (each.to_plotly_json() for each in (old, trace))
+            held.pop("uid", None)
+            np.testing.assert_equal(held, wanted)
+
+
+def test_a_live_figure_does_not_report_its_own_changes_to_the_kernel():
+    module, plotlys = figure_widget(go.Figure(), 300)._esm, str(go.FigureWidget._esm)
+    assert module.startswith(plotlys) and all(f"{name}(" in plotlys for name in REPORTS)
+    for name in REPORTS:
+        assert re.search(rf"^\w+\.prototype\.{name} = \(\) => {{}};$", module, re.MULTILINE)
+
+
+def test_another_picture_is_one_message_for_each_figure(explorer, monkeypatch):
+    sent = []
+    monkeypatch.setattr("ipywidgets.Widget.send_state", lambda widget, key=None: sent.append((widget, key)))
+    explorer.list.pictures.index = 1
+    for figure in (explorer.distribution, explorer.attention, explorer.reasons):
+        assert [key for widget, key in sent if widget is figure] == 2 * ["_py2js_update"]  # and that it is over
 
 
 def test_each_head_has_its_attention_and_every_patch_its_text(explorer):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ipywidgets
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from geocbm import plots
 from geocbm.evaluation.methods import main_predictions
@@ -16,7 +17,7 @@ from geocbm.metrics import country_of
 from geocbm.run import Run, encoding, stages
 from geocbm.workbench import html
 from geocbm.workbench.explorers.picture_list import PictureList, filtered
-from geocbm.workbench.explorers.shared import WRAP, figure_widget, redraw, said, show
+from geocbm.workbench.explorers.shared import WRAP, figure_widget, said, show
 
 MEAN = -1  # choice of the mean over all heads
 NAMED = 3  # concepts that are named for a patch
@@ -83,18 +84,28 @@ class PredictionExplorer:
         self.list = PictureList(self.frame, self._on_picture)
         self.status = ipywidgets.HTML()
         self._look()
-        self.distribution = figure_widget(self._distribution(), 900)
-        self.attention = figure_widget(self._attention(), 400)
-        self.reasons = figure_widget(self._reasons(), 500)
-        self.head.observe(lambda _change: redraw(self.attention, self._attention()), "value")
+        bars = plots.contribution_bars(
+            self._reasons(), f"What each concept adds in mode {self.model.head.config.ablation_mode}"
+        )
+        bars.update_annotations(font_size=12, x=1, xanchor="right")  # a long one would be cut
+        # Room for the longest names: if the room were measured, each picture would be drawn twice.
+        bars.update_yaxes(automargin=False, tickfont_size=11).update_layout(margin_l=220)
+        self.distribution = figure_widget(plots.distribution_map(*self._answer(), "Distribution over the cells"), 900)
+        self.attention = figure_widget(plots.patch_heat(*self._attention()), 400)
+        self.reasons = figure_widget(bars, 500)
+        self.head.observe(lambda _change: self._on_head(), "value")
         below = ipywidgets.HBox([ipywidgets.VBox([self.head, self.attention]), self.reasons], layout=WRAP)
         self.box = ipywidgets.VBox([self.list.box, self.status, self.distribution, below])
 
     def _on_picture(self) -> None:
         self._look()
-        redraw(self.distribution, self._distribution())
-        redraw(self.attention, self._attention())
-        redraw(self.reasons, self._reasons())
+        # Only what changes: to make the figures anew takes as long as to answer.
+        self.distribution.plotly_update(*plots.distribution_update(*self._answer()))
+        self._on_head()
+        self.reasons.plotly_update(*plots.contribution_update(self._reasons()))
+
+    def _on_head(self) -> None:
+        self.attention.plotly_update(*plots.patch_heat_update(*self._attention()))
 
     def _look(self) -> None:
         """Read the chosen picture and what the patches of it say, once for all heads."""
@@ -106,28 +117,22 @@ class PredictionExplorer:
         self.named = patch_concepts(self.maps, self.row, self.model.scores[self.row].numpy())
         self.status.value = said(str(self.frame.at[self.row, "label"]))
 
-    def _distribution(self) -> go.Figure:
+    def _answer(self) -> tuple[Any, Any, tuple[float, float], Any, str]:
         run, row = self.run, self.row
         places = self.model.predict(np.array([row]))
-        return plots.distribution_map(
-            places, run.cells, (run.lat[row], run.lng[row]), self.picture, self.caption, "Distribution over the cells"
-        )
+        return places, run.cells, (float(run.lat[row]), float(run.lng[row])), self.picture, self.caption
 
-    def _attention(self) -> go.Figure:
+    def _attention(self) -> tuple[Any, np.ndarray, list[str], str]:
         head, mode = self.head.value, self.model.head.config.ablation_mode
         if not self.model.head.config.reads_tokens:
             weights, title = np.zeros(self.maps.n_patches), f"Mode {mode} looks at no patch"
         else:
             weights = self.by_head.mean(0) if head == MEAN else self.by_head[head]
             title = "Attention, mean of the heads" if head == MEAN else f"Attention of head {head + 1}"
-        texts = patch_texts(weights, self.named)
-        return plots.patch_heat(self.picture, weights.reshape(self.maps.encoder.grid), texts, title)
+        return self.picture, weights.reshape(self.maps.encoder.grid), patch_texts(weights, self.named), title
 
-    def _reasons(self) -> go.Figure:
-        mode = self.model.head.config.ablation_mode
-        explanation = attribution.explain_country(self.model, self.row, self.run, self.caption)
-        figure = plots.contribution_bars([explanation], f"What each concept adds in mode {mode}")
-        return figure.update_annotations(font_size=12, x=1, xanchor="right")  # a long one would be cut
+    def _reasons(self) -> list[attribution.Explanation]:
+        return [attribution.explain_country(self.model, self.row, self.run, self.caption)]
 
 
 def patch_concepts(model: maps.MapModel, row: int, scores: np.ndarray) -> list[str]:

@@ -110,8 +110,8 @@ class CellExplorer:
         order = np.argsort(-cells.counts, kind="stable")
         listed = [(f"cell {each}, {cells.country[each]}: {cells.counts[each]:,} pictures", int(each)) for each in order]
         self.cell.unobserve(self.look, "value")
-        self.cell.options = listed
-        self.cell.value = listed[0][1]
+        with self.cell.hold_sync():
+            self.cell.options, self.cell.value = listed, listed[0][1]
         self.cell.observe(self.look, "value")
         self.look(mark=False)
 

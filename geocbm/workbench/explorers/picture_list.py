@@ -28,17 +28,9 @@ ORDERS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 def filtered(
     frame: pd.DataFrame, country: str = ANY, concept: str = ANY, error: str = "any", order: str = ""
 ) -> pd.DataFrame:
-    """The pictures that pass the filters, in the order asked for.
+    """The pictures that pass the filters of true country, labelled concept and error, in one of `ORDERS`.
 
-    Args:
-        frame: columns `country` and `concept`; for `error` and `order` also `km` and `confidence`.
-        country: the true one.
-        concept: the labelled one.
-        error: one of `ERRORS`.
-        order: one of `ORDERS`; as they come without.
-
-    Raises:
-        ParameterError: an unknown error or order.
+    The frame has columns `country` and `concept`; for `error` and `order` also `km` and `confidence`.
     """
     for name, value, known in (("error", error, ERRORS), ("order", order or next(iter(ORDERS)), ORDERS)):
         if value not in known:
@@ -55,20 +47,10 @@ def filtered(
 
 
 class PictureList:
-    """A list of pictures with filters.
+    """A list of pictures with filters, `width` pixels wide; `choose` is called when another `row` was chosen.
 
-    Args:
-        frame: a row per picture, by its row in the table; columns `country`, `concept`, `label` (what the list says)
-            and, to filter by error and to sort, `km` and `confidence`.
-        choose: called when another picture was chosen.
-        lines: of the list.
-        width: of the list, pixels.
-
-    Attributes:
-        row: of the chosen picture.
-
-    Raises:
-        ParameterError: there is no picture.
+    The frame has a row per picture, by its row in the table; columns `country`, `concept`, `label` (what the list says)
+    and, to filter by error and to sort, `km` and `confidence`.
     """
 
     def __init__(self, frame: pd.DataFrame, choose: Callable[[], None], lines: int = 12, width: int = 900) -> None:
@@ -101,8 +83,9 @@ class PictureList:
         self._still = True  # options and value change one after the other
         for name, control in (("country", self.country), ("concept", self.concept)):
             recount(control, filtered(self.frame, **chosen | {name: ANY})[name])
-        self.pictures.options = list(zip(listed["label"], listed.index.tolist(), strict=True))
-        self.pictures.index = 0 if len(found) else None
+        with self.pictures.hold_sync():
+            self.pictures.options = list(zip(listed["label"], listed.index.tolist(), strict=True))
+            self.pictures.index = 0 if len(found) else None
         self._still = False
         more = f", the first {MOST_LISTED} are listed" if len(found) > MOST_LISTED else ""
         self.count.value = said(f"{len(found):,} of {len(self.frame):,} pictures{more}")

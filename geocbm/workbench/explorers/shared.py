@@ -23,6 +23,7 @@ sentence that a screen reader speaks when it changes; controls take their labels
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -34,7 +35,7 @@ import plotly.graph_objects as go
 from plotly.basedatatypes import BasePlotlyType
 
 from geocbm.data import image_files, open_picture
-from geocbm.plots.maps import LINES, base_map, finish_map, map_points
+from geocbm.plots.maps import base_map, finish_map, map_points
 from geocbm.run import Run
 from geocbm.workbench import html
 
@@ -43,6 +44,7 @@ WIDE = ipywidgets.Layout(width="100%")
 WRAP = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
 SIDE = 150  # pixels of a picture in a strip
 POINTS = 2  # number of the trace of a live map that holds its points; those before are the coast and the borders
+REPORTS = ("_sendTraceDeltas", "_sendLayoutDelta")  # methods of plotly's FigureView
 MOST_SHOWN, SPOT = 1500, 1.2  # points of a live map: a browser takes 40 ms for 1,000; degrees of half a point
 
 
@@ -73,8 +75,22 @@ def said(*texts: str) -> str:
     return page("".join(f"<div>{escape(text)}</div>" for text in texts), 'role="status" aria-live="polite"')
 
 
+def _without_reports(module: str) -> str:
+    """Plotly's part in the browser, told not to report.
+
+    After each change it compares all of a figure with all defaults and sends what differs to the kernel, which sends it
+    back: that takes longer than to draw, and nothing here asks for it.
+    """
+    view = re.search(r"(\w+) as FigureView\b", module)
+    reports = "" if view is None else "".join(f"{view[1]}.prototype.{name} = () => {{}};\n" for name in REPORTS)
+    return f"{module}\n{reports}"
+
+
 class WholeFigure(go.FigureWidget):
     """A live figure of which the browser hears when it is whole; of plotly's own it hears first that it is empty."""
+
+    _esm = _without_reports(str(go.FigureWidget._esm))
+    _last_layout_edit_id = _last_trace_edit_id = 0  # of reports; plotly's traits would be a message each
 
     def __init__(self, figure: go.Figure) -> None:
         self._is_whole = False
@@ -97,22 +113,12 @@ def figure_widget(figure: go.Figure, width: int) -> go.FigureWidget:
 
 def redraw(shown: go.FigureWidget, figure: go.Figure) -> None:
     """Bring a shown figure to the state of another one with the same traces, in one message of what differs."""
-    scenery = {kind for kind, _, _ in LINES}
     with shown.batch_update():
-        for old, new in zip(shown.data, figure.data, strict=True):
-            if new.name not in scenery:
-                old.update(_differing(new, old))
-        shown.update_layout(_differing(figure.layout, shown.layout))
-
-
-def _differing(new: BasePlotlyType, old: BasePlotlyType) -> dict[str, Any]:
-    """Properties of a trace or a layout that another one has not: plotly is slow to look at all of them."""
-    before, skipped = old._props or {}, ("type", "template")
-    return {
-        name: value
-        for name, value in new.to_plotly_json().items()
-        if name not in skipped and not BasePlotlyType._vals_equal(value, before.get(name))
-    }
+        for old, new in zip((*shown.data, shown.layout), (*figure.data, figure.layout), strict=True):
+            before, own = old._props or {}, new.to_plotly_json()
+            for name in ("type", "template"):  # the same, and slow to compare
+                own.pop(name, None)
+            old.update({k: v for k, v in own.items() if not BasePlotlyType._vals_equal(v, before.get(k))})
 
 
 def choices(values: Any, all_named: str = "all") -> list[tuple[str, str]]:
@@ -141,10 +147,7 @@ def dropdown(description: str, options: Sequence[Any], **more: Any) -> ipywidget
 class PictureStrip:
     """Pictures of a run side by side, a page of them at a time, with buttons to turn pages.
 
-    Args:
-        caption: text below the picture of a row; it is the picture's alternative text too.
-        pictures: of some rows; by default the files of the table.
-        at_once: pictures of a page.
+    A caption is the picture's alternative text too; `pictures` are by default the files of the table.
     """
 
     def __init__(
@@ -195,11 +198,8 @@ class PictureStrip:
 class LiveMap:
     """A world map of pictures, of which one is picked by a click, or many by a lasso or a box.
 
-    Args:
-        colours: of the levels 0, 1, ... of points; levels between have a colour between.
-        on_pick: told the row of a point that was clicked.
-        on_region: told the rows that were enclosed; without it nothing can be.
-        more: further traces, drawn over the points.
+    Colours are of the levels 0, 1, ... of points; levels between have a colour between. `on_pick` is told the row of a
+    point that was clicked, `on_region` the rows that were enclosed (else nothing can be); `more` traces lie above.
     """
 
     def __init__(
@@ -235,13 +235,9 @@ class LiveMap:
             trace.on_deselect(lambda _, __: on_region(self.rows[:0]))
 
     def show(self, rows: np.ndarray, texts: np.ndarray, levels: np.ndarray, sentence: str) -> None:
-        """Draw rows of the table; of many that hide one another the last is drawn and stands for all of them.
+        """Draw rows `[m]` of the table; of many that hide one another the last is drawn and stands for all of them.
 
-        Args:
-            rows: `[m]` rows.
-            texts: `[m]` what stands under the pointer, escaped.
-            levels: `[m]` of the colours.
-            sentence: what is to be seen, for those who do not see the map.
+        Texts under the pointer, escaped, and levels of the colours are `[m]`; the sentence is for those who do not see.
         """
         self.rows = np.asarray(rows)
         lat, lng = self.run.lat[self.rows], self.run.lng[self.rows]
