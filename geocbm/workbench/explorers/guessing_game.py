@@ -32,12 +32,7 @@ ASK = "Click where it was taken"
 
 
 def guess(run: Run, seed: int = 0) -> None:
-    """Play: where was this picture taken? A page shows three pictures whose places unfold.
-
-    Args:
-        run: a run whose test split is predicted.
-        seed: of the order of the pictures.
-    """
+    """Play: where was this picture taken? A page shows three pictures whose places unfold."""
     game = Game(run, seed)
     if is_live():
         show(GuessExplorer(game).box)

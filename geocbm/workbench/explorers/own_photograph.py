@@ -53,10 +53,7 @@ class FileDrop(anywidget.AnyWidget):
     """A field on which a file is dropped, with a button to choose one.
 
     The file comes in parts: JupyterLab's server ends the connection upon a message of more than 10 MiB, and photographs
-    are larger.
-
-    Args:
-        take: told the content and the name of each file.
+    are larger. `take` is told the content and the name of each.
     """
 
     _esm = html.TEMPLATES / "file_drop.js"

@@ -51,11 +51,7 @@ def batch(run: Run, stage: str) -> None:
 
 
 class TrainingStep:
-    """The model of a stage with the weights it started from and those it came to, and its loss.
-
-    Args:
-        stage: `stage0`, `stage1` or `stage2`.
-    """
+    """The model of a stage (`stage0`, ...) with the weights it started from and those it came to, and its loss."""
 
     def __init__(self, run: Run, stage: str) -> None:
         prepare = {"stage0": _stage0, "stage1": _stage1, "stage2": _stage2}
