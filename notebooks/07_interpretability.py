@@ -58,7 +58,7 @@ kind, tried = localization.choose_map_kind(model)
 batch = files.batch("test", 8)
 where = localization.concept_boxes(files, encoder, test)  # None: the data does not say where concepts are
 nb.table(batch.shapes(), caption="A batch of the test split")
-print(f"{linear.scores.shape[1]} scores per picture; {0 if where is None else len(where):,} pairs in the test split")
+print(linear.scores.shape[1], "scores per picture;", f"{len(where):,} pairs" if where else "no boxes, so no pair")
 seen = [model.picture(int(row)) for row in batch["row"]]
 nb.show_images(seen, [f"Labelled {name}" for name in batch["meta_name"]], batch["meta_name"])
 
@@ -116,7 +116,7 @@ nb.table(pd.DataFrame(steps).round(4), caption="Deletion in the order of the map
 # ## Over the test split: does the map point at the concept?
 #
 # The same rule is applied to attention (which is not about any one concept), to the middle of the picture, and to chance. The headline
-# group ("labelled, small") holds concepts that chance hits in less than 15 %. The kind of map is chosen on validation. No box, no figure.
+# group ("labelled, small") holds concepts that chance hits in less than 15 %. Validation chooses the kind of map. No boxes: not measured.
 
 # %%
 probabilities = concepts["meta_probabilities"].numpy()
@@ -150,14 +150,14 @@ removed = faithfulness.measure_faithfulness(model, test, orders, pictures, boots
 for (head, way), measured in removed.items():
     title = f"What do the patches contribute? ({head}, {way})"
     nb.show(plots.removal_curves(measured.curves(), float(measured.whole.mean()), title))
-unit = {"gain": metric("truth.deletion_gain")}
+unit = {"gain": metric("truth.deletion_gain").relabelled("lost by deletion, kept by insertion")}
 nb.table(readable(faithfulness.gain_table(removed), unit), caption="Loss or gain beyond that with random patches")
 
 # %% [markdown]
 # ## Pictures, one by one
 #
 # The nearest and the farthest of the most confident answers: maps of the three likeliest concepts (dotted: where the concept really is),
-# which stay under other seeds of training (rank correlation 0.96 on the demo, page 07b); attention, which does not (0.37); what each concept
+# which on the demo stay under other seeds of training (rank correlation 0.96, page 07b); attention, which does not (0.37); what each concept
 # adds to the country's log odds (linear CBM); and training pictures like it. Where these show something else than the name, so does the score.
 
 # %%

@@ -86,7 +86,8 @@ nb.table(pd.DataFrame(moved), caption=says)
 
 # %%
 labels = concept_labels.read_concept_labels(files)
-print(f"Ground truth on {labels.known.mean():.0%} of all pairs; {labels.present.sum(1).mean():.1f} are present.")
+source, known = "Ground truth" if labels.complete else "Labels", labels.known.mean()
+print(f"{source} on {known:.0%} of all pairs; {labels.present.sum(1).mean():.1f} a picture are present.")
 val, own = files.rows["val"], (model.scores.numpy(), labels, files.rows["val"], files.rows["train"])
 candidates = [concept_labels.intervention_values(*own, percentile) for percentile in curves.PERCENTILES]
 values, tried = curves.choose_values(curves.Cases.of_run(files, model, labels, val), candidates)
@@ -135,9 +136,9 @@ for unit, part in parts.items():
 # ## What if it saw something else?
 #
 # In JupyterLab: any picture, a slider for each of its concepts, the answer before and after, in every mode that reads concepts. In the page:
-# a list of edits and their strength, for right answers of medium confidence (about 60 % for the country), since a confident answer seldom
-# hangs on one concept; the one seen is replaced by those of its siblings that move the answer most. Blue circles are the probabilities of
-# the cells, the star is the answer, the cross the true place.
+# a list of edits and their strength, for right answers of medium confidence (about 60 % for the country; wrong ones
+# where these are few), since a confident answer seldom hangs on one concept; the one seen is replaced by those of its siblings that move
+# the answer most. Blue circles are the probabilities of the cells, the star is the answer, the cross the true place.
 
 # %%
 found = counterfactuals.find_counterfactuals(files, model, test, values, examples, exchanges)

@@ -169,7 +169,9 @@ figures = {"countries": len(guide.countries), "countries_too_few": len(guide.too
 nb.record_all("guide", figures | ({"agreement": agreement.correlation} if agreement.n else {}))
 with nb.output("field_guide.parquet") as path:
     found.to_parquet(path)
-nb.answer("Labels and model agree on the clues of {guide.countries} countries: rank correlation {guide.agreement}.")
+nb.answer(
+    "Clues of {guide.countries} countries, by labels and by the model: rank correlation {guide.agreement} (1: equal)."
+)
 
 # %% tags=["nbval-check-output"]
 nb.contract(
