@@ -80,8 +80,7 @@ np.testing.assert_allclose(told, leakage.information(leakage.Codes.of(code), lab
 print(f"{names[j]}: {told:.2f} of {label.entropy()[0]:.2f} nats, before the bias of small counts is subtracted")
 kept = concept_information.concept_information_metrics(information)
 nb.table(
-    metric_table("truth", {name: own for name, own in kept.items() if "leakage" in name}),
-    caption="Leakage, where the data says what can be seen",
+    metric_table("truth", {k: v for k, v in kept.items() if "leakage" in k}), "Leakage, where all concepts are known"
 )
 if leaked is not None:
     np.testing.assert_allclose(np.maximum(leaked.predicted - leaked.truth, 0).mean(), leaked.concepts_task["value"])

@@ -269,6 +269,8 @@ def _map_columns(
     headed = concept_columns(names, concepts) if excused and concepts is not None else {}
     meant = [headed.get(name, name) for name in names]
     twice = sorted({name for name in meant if meant.count(name) > 1})
+    if "meta_name" in header and SEVERAL in (name.casefold() for name in names):
+        problems.append(f"Columns 'meta_name' and {SEVERAL!r} both name concepts. Rename or remove one of them.")
     if twice:
         listed = ", ".join(map(_short, twice))
         problems.append(f"Column {listed} stands twice in the header. Rename or remove one of them.")

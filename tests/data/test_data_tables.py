@@ -262,6 +262,7 @@ def test_files_that_are_no_table(folder):
         (";".join(SCHEMA).encode() + b"\na;b\n", "separated by ';'"),
         (",".join(SCHEMA).encode() + b'\n"a,b,c\n', "cannot be read as CSV: .* line 2"),
         (",".join((*SCHEMA, "lat")).encode() + b"\na\n", "'lat' stands twice"),
+        (",".join((*SCHEMA, "Concepts")).encode() + b"\na\n", "'meta_name' and 'concepts' both name concepts"),
     ]:
         path.write_bytes(content)
         with pytest.raises(BadTableError, match=message):
