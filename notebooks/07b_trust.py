@@ -79,9 +79,7 @@ label = leakage.Codes.of(np.unique(country[test], return_inverse=True)[1].reshap
 np.testing.assert_allclose(told, leakage.information(leakage.Codes.of(code), label)[0, 0], atol=1e-6)
 print(f"{names[j]}: {told:.2f} of {label.entropy()[0]:.2f} nats, before the bias of small counts is subtracted")
 kept = concept_information.concept_information_metrics(information)
-nb.table(
-    metric_table("truth", {k: v for k, v in kept.items() if "leakage" in k}), "Leakage, where all concepts are known"
-)
+nb.table(metric_table("truth", {k: v for k, v in kept.items() if "leakage" in k}), "Leakage, where concepts are known")
 if leaked is not None:
     np.testing.assert_allclose(np.maximum(leaked.predicted - leaked.truth, 0).mean(), leaked.concepts_task["value"])
     nb.show(plots.told_by_concepts(names[leaked.kept].tolist(), leaked.truth, leaked.predicted, leaked.beyond))
