@@ -12,8 +12,7 @@ from geocbm.plots.values import escape, labels, numbers, plural
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 ENDS = ("", "_low", "_high")
-MOST_NAMED = 30
-"""Places of an axis whose names can be written."""
+MOST_NAMED = 30  # places of an axis whose names can be written
 
 
 def band(x: Sequence[Any], low: Any, high: Any, colour: str, opacity: float, legendgroup: str = "") -> go.Scatter:

@@ -47,12 +47,11 @@ def answered(run: Run) -> pd.DataFrame:
         `km`, `confidence` (of the likeliest cell), `lat` and `lng` answered in degrees, and `label`, a line of text.
     """
     places = main_predictions(run)
-    lies_in = country_of(places["lat"], places["lng"])
     frame = pd.DataFrame(
         {
             "country": places["country"].astype(str),
             "concept": places["meta_name"].astype(str),
-            "answer": np.where(lies_in == "", "no country", lies_in).astype(str),
+            "answer": [name or "no country" for name in country_of(places["lat"], places["lng"])],
             "km": haversine_km(places["lat"], places["lng"], places["true_lat"], places["true_lng"]),
             "confidence": places["confidence"],
             "lat": places["lat"],
