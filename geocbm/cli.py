@@ -23,7 +23,7 @@ FIRST_STEPS = """geocbm: image geolocation that explains itself through concepts
 
   make a run        geocbm run                                      the demonstration world
                     geocbm run --profile smoke                      the same in small, in a few minutes
-  explore it        make lab                                        notebooks in JupyterLab, on a copy of the run
+  explore it        make lab (or jupyter lab, after geocbm init)    notebooks in JupyterLab, on a copy of the run
   change something  geocbm run --run wide --set geocells.min_samples_per_cell=60
                     geocbm run --grid stage2.ablation_mode=both,concept_only --dry-run
   look at results   geocbm list                                     runs, metrics and links to their pages

@@ -46,8 +46,8 @@ class Problem:
 
     def sentence(self, lines: np.ndarray) -> str:
         """Say it in one sentence with the line `[n]` of the CSV of each row (header = line 1)."""
-        n, first = len(self.details), islice(self.details.items(), ROWS_LISTED)
-        listed = [f"{lines[row]} ({printable(text)})" if text else str(lines[row]) for row, text in first]
+        n = len(said := dict.fromkeys((int(lines[row]), text) for row, text in self.details.items()))
+        listed = [f"{line} ({printable(text)})" if text else str(line) for line, text in islice(said, ROWS_LISTED)]
         where = ("line " if n == 1 else "lines ") + ", ".join(listed)
         where += f" and {n - ROWS_LISTED} more" if n > ROWS_LISTED else ""
         return f"{self.what} in {n} row{'' if n == 1 else 's'}: {where}. {self.remedy}"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from geocbm.data import SCHEMA, image_files, load_table, quality_report, read_table, save_table
+from geocbm.data import SCHEMA, checks, image_files, load_table, quality_report, read_table, save_table
 from geocbm.errors import BadTableError, DamagedError, MismatchError, MissingInputError, ParameterError, UserError
 
 
@@ -450,3 +450,11 @@ def test_images_of_a_folder_that_does_not_exist_are_missing_unless_the_name_itse
     assert unreadable.startswith("the image is unreadable in 2 rows: lines 4 ") and "File name too long" in unreadable
     assert outside.startswith("the image lies outside of the table's folder in 1 row: line 8 ")
     assert len(load_table(folder / "table.csv", on_bad="drop", check_images=False)) == 3
+
+
+def test_a_line_with_several_concepts_is_named_once():
+    """A line that became two rows has one wrong country, which is one problem of the file."""
+    far = checks.Problem("the place lies far from its country", {0: "France", 1: "France", 2: "Spain"}, "Correct it.")
+    assert far.sentence(np.array([2, 2, 3])) == (
+        "the place lies far from its country in 2 rows: lines 2 (France), 3 (Spain). Correct it."
+    )
