@@ -95,10 +95,13 @@ found = assessment.assess(files, places["lat"], places["lng"], seed, methods.own
 assert found.regions, "there is no validation split: nothing can be calibrated"
 
 seen, u = softmax(z / temperature, axis=1), np.random.default_rng(seed).random(len(val))
-own = seen[np.arange(len(y)), y]  # (v,)
-before = np.where(seen > own[:, None], seen, 0).sum(axis=1)
-scores = np.append(np.sort(np.where(before > 0, before + u * own, 0)), np.inf)  # few images may set no limit
-by_hand = {one.coverage: scores[int(np.ceil((len(val) + 1) * one.coverage)) - 1] for one in found.regions}
+own, cell = (
+    seen[np.arange(len(y)), y][:, None],
+    np.arange(seen.shape[1]),
+)  # (v, 1), (N,); of equal ones the lower is first
+before = np.where((seen > own) | ((seen == own) & (cell < y[:, None])), seen, 0).sum(axis=1)
+scores = np.append(np.sort(np.where(before > 0, before + u * own[:, 0], 0)), np.inf)  # few images may set no limit
+by_hand = {one.coverage: scores[int(np.ceil((len(val) + 1) * one.coverage - 1e-9)) - 1] for one in found.regions}
 np.testing.assert_allclose([one.threshold for one in found.regions], list(by_hand.values()), rtol=1e-6)
 
 # %% [markdown]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from notebook_cells import NOTEBOOKS
+from scipy.special import softmax
 
 from geocbm.errors import ParameterError
 from geocbm.evaluation.uncertainty import conformal
 from geocbm.geocells import distribution as belief_module
 from geocbm.geocells.distribution import CellDistribution, sum_by_place
+from geocbm.workbench.parameters import read_cells
 
 
 def drawn(n, n_cells, seed, spread=2.0):
@@ -25,6 +29,19 @@ def test_probabilities_and_temperature_by_hand():
     logits = np.log([[0.2, 0.8], [0.5, 0.5]])
     np.testing.assert_allclose(CellDistribution(logits).probabilities(slice(None)), [[0.2, 0.8], [0.5, 0.5]])
     np.testing.assert_allclose(CellDistribution(logits, 0.5).probabilities(slice(0, 1)), [[0.04 / 0.68, 0.64 / 0.68]])
+
+
+def test_page_06b_works_out_the_thresholds_where_cells_are_equally_likely():
+    # Logits are stored in half precision, so that cells may share one; of these few nearly all do.
+    logits = np.random.default_rng(5).integers(0, 3, (199, 6)).astype(np.float16)
+    y = np.random.default_rng(6).integers(0, 6, 199)
+    found = conformal.calibrate_regions(CellDistribution(logits, 0.9), y, seed=3)
+    regions = [SimpleNamespace(coverage=coverage, threshold=limit) for coverage, limit in found.items()]
+    cell = next(each for each in read_cells(NOTEBOOKS / "06b_uncertainty.py") if "by_hand = {one" in each.source)
+    space = {"np": np, "softmax": softmax, "z": logits.astype(float), "temperature": 0.9, "y": y, "val": y, "seed": 3}
+    assessment = SimpleNamespace(assess=lambda *_: SimpleNamespace(regions=regions))
+    methods = SimpleNamespace(main_predictions=lambda _: {"lat": 0, "lng": 0}, own_points=lambda _: {})
+    exec(cell.source, space | {"assessment": assessment, "methods": methods, "files": None, "bootstrap": 0})
 
 
 def test_chunks_give_what_one_piece_gives(monkeypatch):
