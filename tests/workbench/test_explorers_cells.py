@@ -67,6 +67,13 @@ def test_the_slider_cuts_the_world_anew(explorer):
     assert explorer.cells.digest == again.digest
 
 
+def test_the_browser_is_sent_the_points_that_came_after_the_map(explorer, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda _box: None)
+    shared.show(explorer.box)
+    sent, drawn = explorer.map.figure._widget_data[shared.POINTS], explorer.map.figure.data[shared.POINTS]
+    assert len(sent["lat"]) == len(drawn.lat) == len(sent["customdata"]) > 0
+
+
 def test_a_cell_shows_its_training_pictures_and_its_error(explorer):
     run, cell = explorer.run, int(explorer.cell.options[3][1])
     explorer.cell.value = cell

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from html import escape
 from typing import Any
 
@@ -59,9 +60,14 @@ class OwnKeys(anywidget.AnyWidget):
 
 
 def show(box: ipywidgets.Box) -> None:
-    """Display an explorer."""
+    """Display an explorer, its figures whole: what they are told before the browser has read plotly is lost."""
     from IPython.display import display
 
+    inside: list[Any] = [box]
+    for part in inside:
+        inside += getattr(part, "children", ())
+        if isinstance(part, WholeFigure):
+            part._widget_data, part._widget_layout = deepcopy(part._data), deepcopy(part._layout)
     display(ipywidgets.VBox([box, OwnKeys(layout=ipywidgets.Layout(display="none"))]))
 
 
@@ -76,10 +82,9 @@ def said(*texts: str) -> str:
 
 
 def _without_reports(module: str) -> str:
-    """Plotly's part in the browser, told not to report.
+    """Plotly's part in the browser, told not to send all that differs from defaults to the kernel after each change.
 
-    After each change it compares all of a figure with all defaults and sends what differs to the kernel, which sends it
-    back: that takes longer than to draw, and nothing here asks for it.
+    That takes longer than to draw, and nothing here asks for it.
     """
     view = re.search(r"(\w+) as FigureView\b", module)
     reports = "" if view is None else "".join(f"{view[1]}.prototype.{name} = () => {{}};\n" for name in REPORTS)
@@ -115,10 +120,9 @@ def redraw(shown: go.FigureWidget, figure: go.Figure) -> None:
     """Bring a shown figure to the state of another one with the same traces, in one message of what differs."""
     with shown.batch_update():
         for old, new in zip((*shown.data, shown.layout), (*figure.data, figure.layout), strict=True):
-            before, own = old._props or {}, new.to_plotly_json()
-            for name in ("type", "template"):  # the same, and slow to compare
-                own.pop(name, None)
-            old.update({k: v for k, v in own.items() if not BasePlotlyType._vals_equal(v, before.get(k))})
+            before, same = old._props or {}, ("type", "template")  # slow to compare
+            own = new.to_plotly_json().items()
+            old.update({k: v for k, v in own if k not in same and not BasePlotlyType._vals_equal(v, before.get(k))})
 
 
 def choices(values: Any, all_named: str = "all") -> list[tuple[str, str]]:
