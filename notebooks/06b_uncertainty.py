@@ -83,7 +83,7 @@ np.testing.assert_allclose(ece, metrics.expected_calibration_error(confidence, r
 # ## A region that holds the place: the conformal quantile
 #
 # A **conformal region** is a set of cells that contains the true cell with a probability $1 - \alpha$ chosen beforehand. Cells are taken in
-# the order of their probability. The score of a cell is the probability before it, plus a random share $u$ of its own (adaptive prediction
+# the order of their probability (then index). The score of a cell is the probability before it, plus a random share $u$ of its own (adaptive prediction
 # sets: Romano, Sesia & Candès 2020), and the threshold is a quantile of the true cells' scores on validation:
 #
 # $$s(c) = \sum_{p_k > p_c} p_k + u\, p_c, \qquad \hat q = s_{(\lceil (n+1)(1-\alpha) \rceil)}, \qquad \mathcal{C} = \{c : s(c) \le \hat q\}.$$
@@ -95,10 +95,7 @@ found = assessment.assess(files, places["lat"], places["lng"], seed, methods.own
 assert found.regions, "there is no validation split: nothing can be calibrated"
 
 seen, u = softmax(z / temperature, axis=1), np.random.default_rng(seed).random(len(val))
-own, cell = (
-    seen[np.arange(len(y)), y][:, None],
-    np.arange(seen.shape[1]),
-)  # (v, 1), (N,); of equal ones the lower is first
+own, cell = seen[np.arange(len(y)), y][:, None], np.arange(seen.shape[1])  # (v, 1), (N,)
 before = np.where((seen > own) | ((seen == own) & (cell < y[:, None])), seen, 0).sum(axis=1)
 scores = np.append(np.sort(np.where(before > 0, before + u * own[:, 0], 0)), np.inf)  # few images may set no limit
 by_hand = {one.coverage: scores[int(np.ceil((len(val) + 1) * one.coverage - 1e-9)) - 1] for one in found.regions}
