@@ -46,7 +46,7 @@ WRAP = ipywidgets.Layout(flex_flow="row wrap", align_items="center")
 SIDE = 150  # pixels of a picture in a strip
 POINTS = 2  # number of the trace of a live map that holds its points; those before are the coast and the borders
 REPORTS = ("_sendTraceDeltas", "_sendLayoutDelta")  # methods of plotly's FigureView
-MOST_SHOWN, SPOT = 1500, 1.2  # points of a live map: a browser takes 40 ms for 1,000; degrees of half a point
+MOST_SHOWN, SPOT = 800, 1.2  # points of a live map: a browser takes 40 ms for 1,000; degrees of half a point
 
 
 class OwnKeys(anywidget.AnyWidget):
