@@ -210,6 +210,7 @@ def test_accuracy_is_sorted_and_counts_its_images():
     assert list(figure.data[0].y) == [1, 0.5, 0]
     alt = figure.layout.meta["alt"]
     assert figure.layout.xaxis.ticktext == ("y", "z", "x") and figure.layout.xaxis.tickvals == (1, 2, 3)
+    assert figure.layout.legend.yanchor == "bottom" and figure.layout.legend.y > 1  # not over the names
     assert "y 100.0 % of 1" in alt
     assert "1 are never named rightly" in alt
 
