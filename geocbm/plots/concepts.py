@@ -88,7 +88,6 @@ def per_meta_accuracy(meta: Any, correct: Any, parent: Any) -> go.Figure:
         f"{best['size']}, {worst['name']} {percent(worst['mean'])} of {worst['size']}; the mean over metas is "
         f"{percent(table['mean'].mean())}, and {int((table['mean'] == 0).sum())} are never named rightly."
     )
-    # Below the axis the legend would cover the names.
     above = {"x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
     return finish(fig, "Which metas are recognised?", alt, 440, legend_title_text="", legend=above, margin_t=90)
 

@@ -46,9 +46,8 @@ def ranked_bars(names: Any, heights: Any, colour: str, hover: str) -> go.Figure:
 
 def named_ticks(names: Any) -> dict[str, Any]:
     """Settings of an axis whose places 1 to n have names: these, where they are few enough to be written."""
-    if len(names) > MOST_NAMED:
-        return {}
-    return {"tickvals": list(range(1, len(names) + 1)), "ticktext": labels(list(names), 24), "tickangle": -45}
+    ticks = {"tickvals": list(range(1, len(names) + 1)), "ticktext": labels(list(names), 24), "tickangle": -45}
+    return ticks if len(names) <= MOST_NAMED else {}
 
 
 def whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
