@@ -83,8 +83,8 @@ np.testing.assert_allclose(ece, metrics.expected_calibration_error(confidence, r
 # ## A region that holds the place: the conformal quantile
 #
 # A **conformal region** is a set of cells that contains the true cell with a probability $1 - \alpha$ chosen beforehand. Cells are taken in
-# the order of their probability (then index). The score of a cell is the probability before it, plus a random share $u$ of its own (adaptive prediction
-# sets: Romano, Sesia & Candès 2020), and the threshold is a quantile of the true cells' scores on validation:
+# the order of their probability, then of their index. The score of a cell is the probability before it, plus a random share $u$ of its own
+# (adaptive prediction sets: Romano, Sesia & Candès 2020), and the threshold is a quantile of the true cells' scores on validation:
 #
 # $$s(c) = \sum_{p_k > p_c} p_k + u\, p_c, \qquad \hat q = s_{(\lceil (n+1)(1-\alpha) \rceil)}, \qquad \mathcal{C} = \{c : s(c) \le \hat q\}.$$
 # The promise holds on average over images exchangeable with the validation split, whether or not the probabilities are right.
