@@ -113,7 +113,7 @@ named = (terms[0].sum(dim=-1) + constant).argmax()
 largest = terms[0, named].abs().argsort(descending=True)[:few]
 short = terms[0][:, largest].sum(dim=-1) + constant  # (N,) with the largest terms alone
 assert (short.argmax() == files.cell_label[test[0]]) == effective.right["decision"][effective.counts.index(few), 0]
-share = terms[0, named].abs() / terms[0, named].abs().sum()  # (k,)
+share = terms[0, named].abs() / terms[0, named].abs().sum().clamp(min=1e-12)  # (k,)
 np.testing.assert_allclose(torch.special.entr(share).sum().exp(), effective.number[0], rtol=1e-3)
 decision = {"concept": names[largest], "score": linear.scores[test[0], largest], "adds": terms[0, named, largest]}
 nb.table(pd.DataFrame(decision).round(3), caption=f"Cell {named}; with these {few} terms alone: cell {short.argmax()}")

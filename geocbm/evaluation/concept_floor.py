@@ -51,7 +51,9 @@ class ConceptFloor:
         """What a user must know and set; empty where Stage 1 is better than the floor and no worse than the probe."""
         if self.names_nothing:
             by = estimate_text(self.over_frequent, "{:+z.1f}", 100)
-            said = f"Stage 1 names nothing beyond the most frequent concept ({by} points)"
+            unknown = np.isnan(self.over_frequent["low"])  # too few places for an interval
+            said = "it cannot be said that Stage 1 names anything" if unknown else "Stage 1 names nothing"
+            said += f" beyond the most frequent concept ({by} points)"
         elif self.below_probe:
             by = estimate_text(self.over_probe, "{:+z.1f}", 100)
             said = f"Stage 1 names fewer concepts than a linear classifier does ({by} points)"

@@ -33,6 +33,12 @@ def test_at_the_majority_class_the_sentence_says_what_to_set():
     assert "04.bottleneck" not in floor(figure(0.0, -0.03, 0.03), NOT_MEASURED, "mlp").sentence()
 
 
+def test_without_an_interval_nothing_is_claimed():
+    """On pictures of too few places there is no interval, and 50 points more are no proof that nothing was learned."""
+    found = floor(figure(0.5, np.nan, np.nan), NOT_MEASURED, "mlp")
+    assert found.names_nothing and found.sentence().startswith("it cannot be said that Stage 1 names anything beyond")
+
+
 def test_below_a_probe_is_another_finding():
     found = floor(figure(0.2, 0.1, 0.3), figure(-0.28, -0.4, -0.16))
     assert not found.names_nothing and found.below_probe
