@@ -28,7 +28,7 @@ import torch
 from geocbm import plots
 from geocbm.explain import ablation, attribution, concept_labels, counterfactuals, interventions
 from geocbm.explain import intervention_curve as curves
-from geocbm.metrics import readable
+from geocbm.metrics import readable, recordable
 from geocbm.metrics.table import KM, Metric
 from geocbm.run import Run, encoding, stages
 from geocbm.workbench import explorers, notebook
@@ -193,7 +193,7 @@ curve = pd.concat(parts, ignore_index=True)
 gap = max(abs(attribution.explain_country(model, one.row, files, one.caption).gap) for one in found)
 kept = {"percentile": values.percentile, "contribution_gap": gap} | curves.curve_metrics(curve)
 nb.record_all("intervene", kept | ablation.ablation_metrics(ablated, effect))
-nb.record("truth.removed_all_median_km", ablation.interval_of(ablated, ablation.REMOVED, "median_km"))
+nb.record("truth.removed_all_median_km", recordable(ablation.interval_of(ablated, ablation.REMOVED, "median_km")))
 with nb.output("interventions.parquet") as path:
     curve.to_parquet(path)
 nb.answer("Told its concepts, the model errs by {intervene.all.median_km} instead of {intervene.none.median_km}.")

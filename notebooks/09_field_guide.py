@@ -166,7 +166,7 @@ if own_statistic:
 
 # %%
 figures = {"countries": len(guide.countries), "countries_too_few": len(guide.too_few)}
-nb.record_all("guide", figures | ({"agreement": agreement.correlation} if agreement.n else {}))
+nb.record_all("guide", figures | ({"agreement": agreement.correlation} if np.isfinite(agreement.correlation) else {}))
 with nb.output("field_guide.parquet") as path:
     found.to_parquet(path)
 nb.answer(
