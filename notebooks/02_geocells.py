@@ -30,6 +30,7 @@ from dataclasses import asdict
 import numpy as np
 
 from geocbm import data, geocells, metrics, open_run, plots
+from geocbm.errors import ParameterError
 from geocbm.run import Run
 from geocbm.workbench import explorers, notebook, settings
 
@@ -133,6 +134,9 @@ print(f"cell {nearest}, offset {picture['lat'] - center_lat:+.2f} lat, {picture[
 config = geocells.GeocellsConfig(**settings.config_fields(geocells.GeocellsConfig, globals()))
 places = [train[name].to_numpy() for name in ("lat", "lng", "country")]
 cells = geocells.build_geocells(*places, **asdict(config))
+if len(cells) < 2:
+    told = f"min_samples_per_cell={config.min_samples_per_cell} puts all {len(train):,} training images into one cell"
+    raise ParameterError(f"{told}, so that no place can be told from another; lower it, or add images of other places")
 nb.show(plots.cell_map(cells, train), preview=True)
 with nb.output("visualizations/geocells_map.png") as path:
     plots.cell_picture(cells, train).save(path)

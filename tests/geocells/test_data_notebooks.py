@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from notebook_cells import run_notebook
 
@@ -21,6 +22,14 @@ def test_a_table_too_small_to_measure_on_is_refused_unless_the_run_only_trains(f
     with pytest.raises(ParameterError, match="training_only=True"):
         run_notebook("01_data_exploration", run="small", csv=csv)
     assert run_notebook("01_data_exploration", run="small", csv=csv, training_only=True)["splits"]["test"] == []
+
+
+def test_a_table_of_one_place_is_refused_before_anything_is_trained(folder):
+    csv = write_atlas(folder / "world", 40, seed=0, size=48)
+    pd.read_csv(csv).assign(lat=48.2, lng=16.4, country="Austria").to_csv(csv, index=False)
+    run_notebook("01_data_exploration", run="one", csv=str(csv))
+    with pytest.raises(ParameterError, match=r"min_samples_per_cell=\d+ puts all \d+ training images into one cell"):
+        run_notebook("02_geocells", run="one")
 
 
 def test_an_own_partition_stands_beside_the_packages(folder):
