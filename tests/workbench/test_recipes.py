@@ -6,7 +6,7 @@ import pytest
 from geocbm.errors import ParameterError
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
-from geocbm.workbench.profiles import recipe_values
+from geocbm.workbench.profiles import read_profile, recipe_values
 from geocbm.workbench.settings import config_fields
 
 
@@ -24,6 +24,19 @@ def test_refined_differs_from_seed_in_named_settings_only() -> None:
         # Whoever goes back to seed must get rid of everything that refined sets.
         assert set(refined[number]) <= set(seed[number])
         assert type(config)(**config_fields(type(config), refined[number])) != config
+
+
+def test_the_long_budget_differs_from_the_demo_in_epochs_and_patience_only() -> None:
+    short, long = read_profile("demo"), read_profile("demo-long")
+    assert long.stages["03"] == short.stages["03"] | {"epochs": 4 * short.stages["03"]["epochs"]}
+    assert long.stages | {"03": {}} == short.stages | {"03": {}} and (long.common, long.atlas) == (
+        short.common,
+        short.atlas,
+    )
+    assert (short.recipe, long.recipe) == ("refined", "refined-long")
+    for number, options in recipe_values("refined").items():
+        own = recipe_values("refined-long")[number]
+        assert own == options | {"epochs": 4 * options["epochs"], "patience": own["patience"]}
 
 
 @pytest.mark.parametrize(
