@@ -190,9 +190,9 @@ def measure_sure(n: int, resamples: int, cells: int) -> dict[str, Any]:
         run.opened = lambda name: opened(path, run.remedy(name))
         lat, lng = world.latlng
         meter = Meter()
-        found = assessment.assess(run, lat[named], lng[named])
+        found = assessment.assess(run, lat[named], lng[named], n_resamples=resamples)
         meter.lap("assessment")
-        figures = measures.measure(found, resamples)
+        figures = measures.measure(found)
         meter.lap("figures and intervals")
         measures.records(figures)
         measures.risk_curves(found), measures.localizability(found)

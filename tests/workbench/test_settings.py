@@ -192,6 +192,8 @@ def other_value(field: Any) -> Any:
     }
     if field.name in choices:
         return choices[field.name]
+    if field.default is None:
+        return 0.5
     if isinstance(field.default, bool):
         return not field.default
     if isinstance(field.default, int):
