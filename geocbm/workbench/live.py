@@ -26,6 +26,8 @@ class LiveDisplay:
             if len(task.rows) > self.epochs.get(id(task), 0):
                 figure = growing_curves(task)
                 bundle = {"application/vnd.plotly.v1+json": figure.to_plotly_json()}
+                if (handle := self.curves.get(id(task))) is not None:
+                    _put(handle, {"text/html": ""})  # JupyterLab's plotly never draws anew in the place of a figure
                 self.curves[id(task)] = _put(self.curves.get(id(task)), bundle)
                 self.epochs[id(task)] = len(task.rows)
 
