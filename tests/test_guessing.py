@@ -193,7 +193,8 @@ def test_stages_train_and_are_measured_on_what_is_known(files: Run, target: str,
     encoding.write_prototypes(files, encoders)
     _, result, adapted = stages.fit_stage0(files, tiny_run.STAGE0, encoders, encoder, vanilla)
     assert np.isfinite(result.history[["train_loss", "val_loss"]]).all(axis=None)
-    stage = stages.prepare_stage1(files, Stage1Config(epochs=1, batch_size=16, concept_target=target), adapted)
+    config = Stage1Config(epochs=1, batch_size=16, concept_target=target, foreign_weight=0.5)
+    stage = stages.prepare_stage1(files, config, adapted)
     assert set(stage.train.rows) == set(files.labelled(files.rows["train"]))
     if target == "multi":
         assert {"absent_metas", "foreign_metas"} <= stage.train.read(stage.train.rows[:2]).keys()

@@ -110,7 +110,7 @@ def prepare_stage1(
     train_rows, val_rows = (files.labelled(files.rows[split]) for split in ("train", "val"))
     several = {}
     if config.concept_target == "multi":  # all names of a picture are in one row, so that it counts once
-        names = ("named_metas", "absent_metas", "foreign_metas")
+        names = ["named_metas", "absent_metas"] + ["foreign_metas"] * (config.foreign_weight is not None)
         several = {name: torch.from_numpy(getattr(files, name)) for name in names}
         repeated = files.table["pano_id"].duplicated().to_numpy()
         train_rows, val_rows = train_rows[~repeated[train_rows]], val_rows[~repeated[val_rows]]

@@ -28,7 +28,7 @@ class LiveDisplay:
                 bundle = {"application/vnd.plotly.v1+json": figure.to_plotly_json()}
                 if (handle := self.curves.get(id(task))) is not None:
                     _put(handle, {"text/html": ""})  # JupyterLab's plotly never draws anew in the place of a figure
-                self.curves[id(task)] = _put(self.curves.get(id(task)), bundle)
+                self.curves[id(task)] = _put(handle, bundle)
                 self.epochs[id(task)] = len(task.rows)
 
     def close(self, task: Task) -> None:
