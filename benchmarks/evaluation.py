@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
+from scipy.special import softmax
 
 from benchmarks.geocells import peak_bytes
 from geocbm import geocells, metrics
@@ -148,7 +149,9 @@ def measure_evaluation(n: int, resamples: int, metas: int) -> dict[str, Any]:
     meta, owner = generator.integers(0, metas, n), np.arange(metas) % PARENTS
     logits = generator.normal(size=(n, metas)).astype(np.float32)
     logits[np.arange(n), meta] += 2
-    parents = generator.normal(size=(n, PARENTS)).astype(np.float32)
+    named = softmax(logits, axis=1)
+    del logits
+    parents = softmax(generator.normal(size=(n, PARENTS)).astype(np.float32), axis=1)
     words = generator.normal(size=(metas, 8))
     words /= np.linalg.norm(words, axis=1, keepdims=True)
     confidence = generator.random(n)
@@ -160,7 +163,7 @@ def measure_evaluation(n: int, resamples: int, metas: int) -> dict[str, Any]:
     meter.lap("places")
     draws.estimate(metrics.country_of(*places[:2]) == metrics.country_of(*places[2:]))
     meter.lap("country by polygon")
-    metrics.concept_intervals(logits, meta, draws, parents, owner, words @ words.T)
+    metrics.concept_intervals(named, meta, draws, parents, owner, words @ words.T)
     meter.lap("concepts")
     metrics.expected_calibration_error(confidence, right)
     metrics.calibration_error_by_chance(confidence)

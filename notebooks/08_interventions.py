@@ -142,7 +142,9 @@ for unit, part in parts.items():
 
 # %%
 found = counterfactuals.find_counterfactuals(files, model, test, values, examples, exchanges)
-nb.table(counterfactuals.edit_table(found, files).round(2), caption="Edits at full strength (moved: total variation)")
+heads = {f"{when}_probability": f"probability {when}" for when in ("before", "after")}
+heads |= {"before": "country before", "after": "country after", "moved_km": "moved, km", "moved": "total variation"}
+nb.table(counterfactuals.edit_table(found, files).rename(columns=heads).round(2), caption="Edits at full strength")
 
 # %%
 explorers.what_if(files, found)

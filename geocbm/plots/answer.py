@@ -6,13 +6,11 @@ import numpy as np
 import plotly.graph_objects as go
 
 from geocbm.geodesy import cartesian_to_latlng
-from geocbm.plots.locator import frame_of
-from geocbm.plots.maps import base_map, map_points
+from geocbm.plots.maps import base_map, map_points, show_around
 from geocbm.plots.theme import INK, PALETTE, finish
 from geocbm.plots.values import degrees, escape, numbers, percent, plural
 
 _SHADES = ("#0B5CAD", "#6AAEE0", "#BFDDF3")
-_ASPECT = 1.7
 _SHOWN_FROM = 0.02
 """A cell with less probability does not widen the frame of the map."""
 
@@ -59,7 +57,7 @@ def answer_map(answer: Any, centers: np.ndarray, country: np.ndarray, cell_km2: 
     if answer.own_place is not None:
         _add_point(fig, answer.own_place, "diamond", PALETTE[2], "the file's own coordinates", 12)
         points.append(answer.own_place)
-    _frame(fig, np.array(points))
+    show_around(fig, *zip(*points, strict=True))
     alt = (
         f"Map with the answer at {answer.lat:.2f}, {answer.lng:.2f} and the "
         f"{plural(len(answer.cells), 'likeliest cell')}, the first in {answer.cells[0].country} with "
@@ -80,15 +78,3 @@ def _add_point(fig: go.Figure, place: tuple[float, float], symbol: str, colour: 
         hovertemplate="%{lat:.2f}, %{lon:.2f}<extra></extra>",
         name=name,
     )
-
-
-def _frame(fig: go.Figure, points: np.ndarray) -> None:
-    """Show the surroundings of the points, or the world where they lie far apart."""
-    middle, west, south, east, north = frame_of(points[:, 0], points[:, 1], _ASPECT, least_degrees=20.0)
-    if east - west < 360:
-        fig.update_geos(
-            projection_type="mercator",
-            projection_rotation_lon=middle,
-            lonaxis_range=[middle + west, middle + east],
-            lataxis_range=[max(south, -75), min(north, 82)],
-        )

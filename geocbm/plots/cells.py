@@ -12,7 +12,7 @@ from geocbm.geodesy import cartesian_to_latlng
 from geocbm.metrics.country_names import country_name
 from geocbm.metrics.places import country_of
 from geocbm.plots.locator import GROUND, draw_lines
-from geocbm.plots.maps import base_map, finish_map, map_points
+from geocbm.plots.maps import base_map, finish_map, map_points, show_around
 from geocbm.plots.theme import INK, LAND
 from geocbm.plots.values import MAX_POINTS, escape, km_text, numbers, plural, thin
 
@@ -137,7 +137,8 @@ def cell_map(
 ) -> go.Figure:
     """Samples coloured by their geocell, borders of cells, and the centres as red stars (DECISIONS G5).
 
-    `table` has `lat` and `lng` of the `n` samples that the `Geocells` were made from.
+    `table` has `lat` and `lng` of the `n` samples that the `Geocells` were made from. The map shows the world, or the
+    surroundings of samples that lie near one another.
     """
     count = np.asarray(cells.counts).astype(int)
     colour = np.asarray(CELL_COLOURS)[cell_colours(cells.centers)]
@@ -148,9 +149,11 @@ def cell_map(
     texts = [f"cell {cell}" for cell in member]
     points = map_points(samples["lat"], samples["lng"], texts, marker, "samples, coloured by cell")
     fig = base_map().add_traces([points, border_lines(cells), centre_stars(cells)])
+    if len(samples):
+        show_around(fig, samples["lat"], samples["lng"])
     countries = plural(len(np.unique(cells.country)), "country", "countries")
     alt = (
-        f"World map of {plural(len(count), 'geocell')} in {countries}, "
+        f"Map of {plural(len(count), 'geocell')} in {countries}, "
         f"holding {count.min()} to {count.max()} training images each, median {np.median(count):.0f}; "
         "images are coloured by cell, centres are red stars."
     )

@@ -7,34 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geocbm.geodesy import cartesian_to_latlng, latlng_to_cartesian
-from geocbm.plots.maps import LINES, outline
+from geocbm.plots.maps import LINES, WORLD, frame_of, outline
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
 GROUND, _POINT = "#F7F9FB", "#D55E00"
-_WORLD = (-180.0, -60.0, 180.0, 84.0)
-
-
-def frame_of(lat: np.ndarray, lng: np.ndarray, aspect: float, least_degrees: float = 12.0) -> tuple[float, ...]:
-    """The frame of a map, `aspect` times as wide as high, around points `[n]` in degrees.
-
-    Returns `(middle, west, south, east, north)`: a middle meridian, and the frame with longitudes counted from it, so
-    that a country across the antimeridian is one piece; the whole world where points lie too far apart for less.
-    """
-    mean = latlng_to_cartesian(lat, lng).mean(axis=0)
-    middle = float(cartesian_to_latlng(mean)[1]) if np.linalg.norm(mean[:2]) > 1e-6 else 0.0
-    east_of = (np.asarray(lng, dtype=float) - middle + 180) % 360 - 180
-    stretch = float(np.cos(np.radians(np.clip(np.mean(lat), -70, 70))))
-    height = max(least_degrees, 1.3 * np.ptp(lat), 1.3 * np.ptp(east_of) * stretch / aspect)
-    width = height * aspect / stretch
-    if width > 200:
-        return (0.0, *_WORLD)
-    x = (east_of.min() + east_of.max()) / 2
-    y = float(np.clip((np.min(lat) + np.max(lat)) / 2, -90 + height / 2, 90 - height / 2))
-    return middle, x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
 def draw_lines(
@@ -74,7 +53,7 @@ def locator(lat: Any, lng: Any, width: int = 300, height: int = 200) -> Image:
         raise ValueError("a locator map needs at least one point with a latitude and a longitude")
     lat, lng = lat[known], lng[known]
     middle, west, south, east, north = frame_of(lat, lng, width / height)
-    if (west, south, east, north) == _WORLD:
+    if (west, south, east, north) == WORLD:
         height = round(width * (north - south) / (east - west) * 1.15)
     scale = 2  # drawn larger and reduced, which smooths the lines
     picture = pillow.new("RGB", (scale * width, scale * height), GROUND)

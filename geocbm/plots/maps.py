@@ -16,13 +16,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from geocbm.data.table import image_files
-from geocbm.geodesy import haversine_km
+from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
 from geocbm.plots.pictures import small_picture
 from geocbm.plots.theme import INK, MUTED, PALETTE, finish
 from geocbm.plots.values import columns_of, degrees, escape, km_text, numbers, percent, plural, thin
 
 LINES = (("coast", "#8290A0", 0.9), ("borders", "#CBD2D9", 0.4))
 """Kind, colour and width of the lines of every map."""
+WORLD = (-180.0, -60.0, 180.0, 84.0)
+"""West, south, east and north of a map of the whole world, degrees."""
 MOST_ERRORS, HOVER_SIDE = 400, 120
 _ERROR_BANDS = (
     (25, "up to 25 km", "#009E73"),
@@ -70,6 +72,37 @@ def base_map() -> go.Figure:
         lonaxis_range=[-180, 180],
     )
     return fig
+
+
+def frame_of(lat: np.ndarray, lng: np.ndarray, aspect: float, least_degrees: float = 12.0) -> tuple[float, ...]:
+    """The frame of a map, `aspect` times as wide as high, around points `[n]` in degrees.
+
+    Returns `(middle, west, south, east, north)`: a middle meridian, and the frame with longitudes counted from it, so
+    that a country across the antimeridian is one piece; the whole world where points lie too far apart for less.
+    """
+    mean = latlng_to_cartesian(lat, lng).mean(axis=0)
+    middle = float(cartesian_to_latlng(mean)[1]) if np.linalg.norm(mean[:2]) > 1e-6 else 0.0
+    east_of = (np.asarray(lng, dtype=float) - middle + 180) % 360 - 180
+    stretch = float(np.cos(np.radians(np.clip(np.mean(lat), -70, 70))))
+    height = max(least_degrees, 1.3 * np.ptp(lat), 1.3 * np.ptp(east_of) * stretch / aspect)
+    width = height * aspect / stretch
+    if width > 200:
+        return (0.0, *WORLD)
+    x = (east_of.min() + east_of.max()) / 2
+    y = float(np.clip((np.min(lat) + np.max(lat)) / 2, -90 + height / 2, 90 - height / 2))
+    return middle, x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def show_around(fig: go.Figure, lat: Any, lng: Any, aspect: float = 1.7, least_degrees: float = 20.0) -> None:
+    """Let a map show the surroundings of points `[n]` in degrees, or the world where they lie far apart."""
+    middle, west, south, east, north = frame_of(lat, lng, aspect, least_degrees)
+    if east - west < 360:
+        fig.update_geos(
+            projection_type="mercator",
+            projection_rotation_lon=middle,
+            lonaxis_range=[middle + west, middle + east],
+            lataxis_range=[max(south, -75), min(north, 82)],
+        )
 
 
 def map_points(lat: Any, lng: Any, texts: Sequence[str], marker: Mapping[str, Any], name: str) -> go.Scattergeo:

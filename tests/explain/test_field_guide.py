@@ -236,7 +236,7 @@ def test_locator_draws_points_where_they_are():
 
 
 def test_locator_keeps_a_country_across_the_antimeridian_in_one_piece():
-    from geocbm.plots.locator import frame_of
+    from geocbm.plots.maps import frame_of
 
     middle, west, _, east, _ = frame_of(np.array([-17.0, -18.0]), np.array([179.0, -179.0]), 1.5)
     assert abs(abs(middle) - 180) < 1 and east - west < 30

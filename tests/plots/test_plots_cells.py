@@ -47,6 +47,15 @@ def test_the_interactive_map_has_a_colour_per_cell_and_red_stars(cells) -> None:
     assert fig.data[0].mode == "lines"  # else no map is drawn without a network
 
 
+def test_cells_of_one_country_are_shown_from_near_and_those_of_the_world_from_afar(cells) -> None:
+    lat, lng = np.linspace(60.0, 68.0, 30), np.linspace(22.0, 30.0, 30)
+    near = build_geocells(lat, lng, np.full(30, "Finland"), min_samples_per_cell=10)
+    geo = plots.cell_map(near, pd.DataFrame({"lat": lat, "lng": lng})).layout.geo
+    west, east = geo.lonaxis.range
+    assert -30 < west < 22 and 30 < east < 80 and geo.lataxis.range[0] > 50
+    assert plots.cell_map(cells, TABLE).layout.geo.lonaxis.range == (-180, 180)
+
+
 def test_the_picture_shows_the_same_colours_at_the_same_places(cells) -> None:
     width = 1200
     picture = plots.cell_picture(cells, TABLE, width)
