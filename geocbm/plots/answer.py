@@ -57,7 +57,7 @@ def answer_map(answer: Any, centers: np.ndarray, country: np.ndarray, cell_km2: 
     if answer.own_place is not None:
         _add_point(fig, answer.own_place, "diamond", PALETTE[2], "the file's own coordinates", 12)
         points.append(answer.own_place)
-    show_around(fig, *zip(*points, strict=True))
+    show_around(fig, *np.array(points).T)
     alt = (
         f"Map with the answer at {answer.lat:.2f}, {answer.lng:.2f} and the "
         f"{plural(len(answer.cells), 'likeliest cell')}, the first in {answer.cells[0].country} with "

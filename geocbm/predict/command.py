@@ -91,7 +91,7 @@ class _Prediction:
                 pool.submit(read)
             from geocbm.predict.model import GeoCBM
 
-        model = GeoCBM.load(self.request.run)
+        model = GeoCBM.load(self.folder)
         self.request.prepare(model)
         if model.context.simulated and not self.index:
             from geocbm.data.simulated import TRAINED_ON

@@ -77,10 +77,9 @@ class GeoCBM(Pretrained):
     def load(cls, run: str | Path, device: str | None = None) -> GeoCBM:
         """Load a trained run; where a stage is not trained yet, the error has the command that trains it."""
         from geocbm.encoders import load_image_encoder
-        from geocbm.files import paths
-        from geocbm.run import Run
+        from geocbm.run import Run, folder_of
 
-        files = Run(run if Path(run).is_dir() else paths.run_folder(str(run)))
+        files = Run(folder_of(run))
         key = context_key(files.folder)
         context = AnswerContext.load(files.path(CONTEXT), key)
         # The context was written after every check of the run, and no file has changed since.

@@ -1,3 +1,3 @@
 """Run: the files, features, batches and trained stages of one run."""
 
-from geocbm.run.run import Batch, Run, open_run
+from geocbm.run.run import Batch, Run, folder_of, open_run

@@ -311,6 +311,13 @@ def _feature_names(columns: str | nn.Module | Iterable[str]) -> list[str]:
     return [name for name in names if name in FEATURES]
 
 
+def folder_of(name: str | Path) -> Path:
+    """Folder of a run that is called by its name, or by a folder with a run's table in it."""
+    folder = Path(name).expanduser()
+    is_name = len(folder.parts) == 1 and not (folder / "table.parquet").is_file()
+    return paths.run_folder(str(name)) if is_name else folder
+
+
 def open_run(name: str | Path | None = None) -> Run:
     """Open a run by its name under the data root or its folder; without, the newest that was trained to its end.
 
@@ -323,9 +330,7 @@ def open_run(name: str | Path | None = None) -> Run:
         if not (finished := paths.finished_runs()):
             raise MissingInputError(f"there is no finished run in {paths.portable(root)}; make one with: geocbm run")
         return Run(root / finished[0])
-    folder = Path(name).expanduser()
-    if len(folder.parts) == 1 and not (folder / "table.parquet").is_file():
-        folder = paths.run_folder(str(name))
+    folder = folder_of(name)
     if not folder.is_dir():
         known = sorted(path.name for path in root.glob("*") if path.is_dir())
         hint = did_you_mean(str(name), known)

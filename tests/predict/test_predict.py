@@ -133,6 +133,9 @@ def test_a_run_is_found_by_its_name(trained_run, tmp_path, monkeypatch):
     (tmp_path / "runs" / "named").symlink_to(trained_run.folder)
     monkeypatch.setenv("GEOCBM_DATA", str(tmp_path))
     assert GeoCBM.load("named").files.name == "named"
+    (tmp_path / "here" / "named").mkdir(parents=True)  # a folder of that name where one stands is not the run
+    monkeypatch.chdir(tmp_path / "here")
+    assert GeoCBM.load("named").files.folder == tmp_path / "runs" / "named"
     with pytest.raises(MissingInputError, match=r"stage2\.safetensors of run 'absent' .* --run absent --from 01"):
         GeoCBM.load("absent")
 
