@@ -31,6 +31,7 @@ class Backbone:
     """
 
     keeps_shape = True  # whether every block gives the shape that it takes
+    takes_any_tokens = True  # whether blocks and head take any share of the patches, which stand behind other tokens
 
     def __init__(
         self, model: nn.Module, blocks: Sequence[nn.Module], head_modules: Sequence[nn.Module | None] = ()
@@ -153,7 +154,7 @@ class VitBackbone(Backbone):
 class ConvolutionalBackbone(Backbone):
     """Convolutional networks made of stages or blocks: a feature map and its mean."""
 
-    keeps_shape = False
+    keeps_shape = takes_any_tokens = False
 
     def __init__(self, model: Any) -> None:
         is_mobilenet = hasattr(model, "conv_stem")

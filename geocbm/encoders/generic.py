@@ -36,7 +36,7 @@ class _ReachedError(Exception):
 class GenericBackbone(Backbone):
     """A model that is run as it is; see the module."""
 
-    keeps_shape = False
+    keeps_shape = takes_any_tokens = False
 
     def __init__(self, model: Any) -> None:
         super().__init__(model, [])

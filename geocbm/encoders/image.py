@@ -60,6 +60,7 @@ class ImageEncoder(nn.Module):
         self.pooled_dim = int(features.pooled.shape[-1])  # d
         self.token_dim = int(features.tokens.shape[-1])  # w
         self.grid = backbone.grid  # rows and columns of tokens
+        self.takes_any_tokens = backbone.takes_any_tokens  # in front of the last blocks; see `Backbone`
 
     @property
     def device(self) -> torch.device:

@@ -39,7 +39,8 @@ class Stage0Config(BottleneckSettings):
             anew at each step and Stage 1 gets the prototypes of the best epoch.
         text_chunk: prompts per pass of a trained text encoder, computed twice to save memory; 0 takes all at once.
         patch_keep: share of the patches that a training step sees, drawn anew each step (Li et al., 2023, "FLIP");
-            validation always sees all.
+            validation always sees all, and so does training where the encoder's blocks do not take any number of
+            patches (`takes_any_tokens`): CLIP, SigLIP, ViT and DINOv2 do.
     """
 
     encoder_lr: float = 3e-5  # of the unfrozen encoder blocks; `lr` is that of everything else
@@ -176,7 +177,8 @@ class Stage0PretrainingModel(nn.Module):
 
     def forward(self, hidden: Tensor, gps: Tensor) -> Stage0Output:
         """Embed a batch of activations that enter the unfrozen blocks (of `encoder.lower`) and `(B, g)` places."""
-        if self.training and self.config.patch_keep < 1:
+        # An encoder of somebody's own may say nothing of its blocks.
+        if self.training and self.config.patch_keep < 1 and getattr(self.encoder, "takes_any_tokens", False):
             hidden = self._some_patches(hidden)
         pooled, tokens = self.encoder.upper(hidden, self.config.unfreeze_layers)  # (B, d), (B, P, w)
         # Without gradients the heads of the concepts stay as they are, and so does the encoder under their terms.
@@ -221,11 +223,9 @@ class Stage0PretrainingModel(nn.Module):
         return self.log_temperature.exp()
 
     def _some_patches(self, hidden: Tensor) -> Tensor:
-        """Keep class and register tokens and a random share of the patches; feature maps stay as they are."""
+        """Keep class and register tokens, which stand in front, and a random share of the patches."""
         n_patches = self.encoder.grid[0] * self.encoder.grid[1]
         n_prefix = hidden.shape[1] - n_patches
-        if hidden.ndim != 3 or n_prefix < 0:
-            return hidden
         n_kept = max(1, round(self.config.patch_keep * n_patches))
         kept = torch.randperm(n_patches)[:n_kept].sort().values + n_prefix
         return hidden[:, torch.cat([torch.arange(n_prefix), kept]).to(hidden.device)]

@@ -13,6 +13,7 @@ from tiny_zoo import VIT_64, ZOO, save_zoo
 from geocbm.encoders import load_image_encoder
 from geocbm.encoders.backbones import make_backbone
 from geocbm.errors import ParameterError
+from geocbm.models.stage0 import Stage0Config, Stage0PretrainingModel
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,45 @@ def test_training_the_last_blocks_leaves_what_is_below_alone(encoders, name):
     assert [name for name, parameter in trained.items() if parameter.grad is None] == []
     last = set(encoder._backbone.blocks[-1].parameters())
     assert last <= set(trained.values())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_stage_0_trains_on_some_patches_where_blocks_take_any_number_and_on_all_elsewhere(encoders, name):
+    encoder = copy.deepcopy(encoders(name))
+    config = Stage0Config(patch_keep=0.4, concept_emb_dim=6, unfreeze_layers=1)
+    model = Stage0PretrainingModel(encoder, None, torch.randn(3, 5), torch.randn(2, 5), config, gps_dim=4).train()
+    hidden, seen, upper = encoder.lower(noise(name), 1), [], encoder.upper
+    encoder.upper = lambda hidden, top_blocks: seen.append(upper(hidden, top_blocks)) or seen[-1]
+    output = model(hidden, torch.zeros(2, 4))
+    (output.pooled.square().sum() + output.patch_emb.square().sum()).backward()
+    n_patches = encoder.grid[0] * encoder.grid[1]
+    n_seen = round(0.4 * n_patches) if encoder.takes_any_tokens else n_patches
+    assert seen[0].tokens.shape == (2, n_seen, encoder.token_dim)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in encoder.upper_parameters(1).values())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_blocks_that_take_any_number_of_tokens_do_not_ask_where_in_the_row_one_stands(encoders, name):
+    """So that a patch means the same among fewer: another order of patches gives the same in that order."""
+    encoder = encoders(name)
+    if not encoder.takes_any_tokens:
+        return
+    n_patches = encoder.grid[0] * encoder.grid[1]
+    order = torch.randperm(n_patches, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        hidden = encoder.lower(noise(name), encoder.n_blocks)
+        n_prefix = hidden.shape[1] - n_patches
+        others, patches = hidden[:, :n_prefix], hidden[:, n_prefix:]
+        whole = encoder.upper(hidden, encoder.n_blocks)
+        moved = encoder.upper(torch.cat([others, patches[:, order]], dim=1), encoder.n_blocks)
+    torch.testing.assert_close(moved.tokens, whole.tokens[:, order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(moved.pooled, whole.pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_the_families_that_are_known_by_name_take_any_number_of_tokens(encoders):
+    named = ["clip", "clip_vision", "clipseg", "chinese_clip", "altclip", "metaclip_2", "siglip"]
+    named += ["vit", "vit_broad", "vit_msn", "deit", "dinov2", "dinov2_registers"]
+    assert [name for name in ZOO if encoders(name).takes_any_tokens] == named
 
 
 class Shuffled(torch.nn.Module):

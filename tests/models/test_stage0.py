@@ -23,6 +23,7 @@ class TinyEncoder(nn.Module):
     """Three residual blocks over patches; the pooled feature is a projection of their mean."""
 
     name, pooled_dim, token_dim, grid, image_size, n_blocks = "tiny", POOLED, WIDTH, (2, 2), 8, 3
+    takes_any_tokens = True
 
     def __init__(self):
         super().__init__()
