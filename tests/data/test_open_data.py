@@ -269,12 +269,20 @@ def test_score_by_hand(im2gps, capsys):
     assert scores["median_km"]["value"] == pytest.approx(1111.9, abs=0.1)
     assert scores["geoscore"]["value"] == pytest.approx((5000 + 5000 * np.exp(-1111.95 / 1492.7)) / 3, abs=0.1)
     assert all(np.isnan(scores[f"acc_{km}km"]["low"]) for km in (1, 25, 200, 750, 2500))  # three blocks
-    assert "no interval: fewer than 8 blocks" in scores_in_words(scores)
-    assert "66.7 %" in scores_in_words(scores) and "1,111.9 km" in scores_in_words(scores)
+    lines = scores_in_words(scores).splitlines()
+    assert [line for line in lines if line.startswith("no interval: fewer than 8 blocks")] == lines[-2:-1]
+    # Written as everywhere else: the unit behind the label, and what is no interval named.
+    assert "within 2,500 km, %    66.7 (no interval)" in lines
+    assert "median error, km      1,112 (no interval)" in lines
+    assert "mean error, km        556 (no interval) (of the answers there are)" in lines
+    with_interval = scores | {"acc_1km": {"value": 1 / 3, "low": 0.05, "high": 0.7}}
+    with_interval |= {"median_km": {"value": 1111.9, "low": 3.21, "high": np.inf}}
+    text = scores_in_words(with_interval)
+    assert "within 1 km, %        33.3 [5.0, 70.0]\n" in text and "1,112 [3.2, no answer]\n" in text
     out = im2gps / "scores.json"
     arguments = f"data score --csv {table} --predictions {im2gps / 'answers.json'} --json {out}".split()
     assert main(arguments) == 0
-    assert "within    1 km      33.3 %" in capsys.readouterr().out
+    assert "within 1 km, %        33.3 (no interval)\n" in capsys.readouterr().out
     assert json.loads(out.read_text())["n_missing"] == 1
     assert main([*arguments[:-1], "-"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())

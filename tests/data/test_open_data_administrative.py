@@ -65,10 +65,10 @@ def test_score_has_the_lines_of_the_owners_table():
     assert scores["country_acc"]["value"] == 1 and scores["region_acc"]["value"] == pytest.approx(2 / 3)
     assert scores["osv5m_city_acc"]["value"] == pytest.approx(1 / 3)
     lines = {line.split("  ")[0].strip(): line for line in scores_in_words(scores).splitlines()}
-    assert "mean error" in lines and "GeoScore" in lines
+    assert "mean error, km" in lines and "GeoScore, points" in lines
     assert scores["mean_km"]["value"] == pytest.approx(np.mean([0, 3.3, 394]), rel=0.02)
     text = scores_in_words(scores)
-    assert text.count("country  ") == 2 and text.count("area  ") == 1 and text.count("city  ") == 2
+    assert [text.count(f"  {level} right, %  ") for level in ("country", "area", "city")] == [2, 1, 2]
     assert "the true places would get 100.0 %" in text
 
 

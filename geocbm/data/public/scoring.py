@@ -22,7 +22,15 @@ from geocbm.data.checks import is_empty
 from geocbm.data.public.reading import NAMES_LISTED
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json
-from geocbm.metrics import NO_INTERVAL, THRESHOLDS_KM, Resamples, geolocation_intervals, spatial_blocks
+from geocbm.metrics import (
+    NO_INTERVAL,
+    THRESHOLDS_KM,
+    Resamples,
+    geolocation_intervals,
+    interval_text,
+    metric,
+    spatial_blocks,
+)
 from geocbm.metrics.places import PLACE_LEVELS, nearest_towns, places_right
 
 OSV_LEVELS = {
@@ -163,36 +171,27 @@ def administrative_accuracy(
 
 def scores_in_words(scores: Mapping[str, Any]) -> str:
     """The metrics of `score_predictions`, one a line, with 95 % intervals."""
-    lines = [f"photographs         {scores['n']:,} ({scores['n_missing']:,} without an answer, counted as misses)"]
-    lines += [f"within {limit:>4} km      " + _percent(scores[f"acc_{limit}km"]) for limit in THRESHOLDS_KM]
-    lines.append("median error        " + _with_interval(scores["median_km"], ",.1f", " km"))
+
+    def line(name: str, level: str = "") -> str:
+        own = metric(f"stage2.{level}_acc" if level else f"stage2.{name}")
+        return f"{'  ' if level else ''}{own.axis:<20}  " + (interval_text(scores[name], own.write) or "no answer")
+
+    lines = [f"photographs           {scores['n']:,} ({scores['n_missing']:,} without an answer, counted as misses)"]
+    lines += [line(f"acc_{limit}km") for limit in THRESHOLDS_KM]
     answered = " (of the answers there are)" if scores["n_missing"] else ""
-    lines.append("mean error          " + _with_interval(scores["mean_km"], ",.1f", " km") + answered)
-    lines.append("GeoScore            " + _with_interval(scores["geoscore"], ",.0f", ""))
+    lines += [line("median_km"), line("mean_km") + answered, line("geoscore")]
     lines.append("named right by country polygon, and the nearest town in that country:")
-    lines += [f"  {level:<18}" + _percent(scores[f"{level}_acc"]) for level in PLACE_LEVELS]
+    lines += [line(f"{level}_acc", level) for level in PLACE_LEVELS]
     own = [level for level in OSV_LEVELS if f"osv5m_{level}_acc" in scores]
     if own:
         lines.append(
             "named right by the table's unique_ columns, as OSV-5M counts (nearest town; unnamed places left out):"
         )
     for level in own:
-        reachable = f"; the true places would get {100 * scores[f'osv5m_{level}_agreement']:.1f} %"
-        lines.append(f"  {level:<18}" + _percent(scores[f"osv5m_{level}_acc"]) + reachable)
+        reachable = metric(f"stage2.{level}_acc").text(scores[f"osv5m_{level}_agreement"])
+        lines.append(line(f"osv5m_{level}_acc", level) + f"; the true places would get {reachable}")
     if math.isnan(scores["geoscore"]["low"]):
         lines.append(f"{NO_INTERVAL} of 100 km hold all photographs, too few to say how sure these figures are")
     if scores["n_unused"]:
         lines.append(f"{scores['n_unused']:,} predictions belong to no picture of the table")
     return "\n".join(lines)
-
-
-def _percent(metric: Mapping[str, float]) -> str:
-    return _with_interval({name: 100 * metric[name] for name in ("value", "low", "high")}, ".1f", " %")
-
-
-def _with_interval(metric: Mapping[str, float], form: str, unit: str) -> str:
-    value, low, high = (
-        format(metric[name], form) if math.isfinite(metric[name]) else "no answer" for name in ("value", "low", "high")
-    )
-    value += unit if math.isfinite(metric["value"]) else ""
-    return value if math.isnan(metric["low"]) else f"{value} ({low} to {high})"
