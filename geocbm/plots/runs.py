@@ -1,9 +1,9 @@
 """Runs as pictures: what a run has so far, and by how much several runs differ."""
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from geocbm.metrics import estimate_text
 from geocbm.plots.primitives import as_panels
 from geocbm.plots.theme import INK, LAND, MUTED, PALETTE, finish
 from geocbm.plots.values import escape, labels, plural
@@ -89,10 +89,8 @@ def compare_differences(table: pd.DataFrame, reference: str, title: str = "By mo
     as_panels(fig).update_traces(marker_size=10, error_x={"thickness": 1.8, "width": 5}, hovertemplate=hover)
     fig.add_vline(x=0, line={"color": LAND, "dash": "dot", "width": 1})
     fig.update_yaxes(range=[-0.6, len(runs) - 0.4], ticks="")
-    listed = []
-    for entry in table.to_dict("records"):
-        interval = f" [{entry['low']:+.3g}, {entry['high']:+.3g}]" if np.isfinite(entry["low"]) else ""
-        listed.append(f"{entry['run']} {entry['panel']} {entry['value']:+.3g}{interval}")
+    rows = table.to_dict("records")
+    listed = [f"{row['run']} {row['panel']} {estimate_text(row, '{:+z.3g}')}" for row in rows]
     alt = f"Differences of {plural(len(runs), 'run')} to {reference}, intervals in brackets: {'; '.join(listed)}."
     legend = {"x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
     return finish(fig, title, alt, 110 + down * high, legend=legend, margin={"l": 56, "r": 24, "t": 84, "b": 76})

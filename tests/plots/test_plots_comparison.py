@@ -63,7 +63,7 @@ def test_differences_have_a_panel_per_figure_and_a_colour_per_verdict():
     assert [shape.x0 for shape in fig.layout.shapes] == [0, 0]
     assert alt(fig) == (
         "Differences of 2 runs to base, intervals in brackets: a median error, km -40 [-60, -20]; a GeoScore, points "
-        "+10 [-10, +30]; b median error, km +30 [+10, +50]; b GeoScore, points -5."
+        "+10 [-10, +30]; b median error, km +30 [+10, +50]; b GeoScore, points -5 (no interval)."
     )
     assert alt(plots.compare_differences(DIFFERENCES[:0], "base")) == "No other run can be compared with base."
 

@@ -18,19 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geocbm import metrics
 from geocbm.data.checks import is_empty
 from geocbm.data.public.reading import NAMES_LISTED
 from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import read_json
-from geocbm.metrics import (
-    NO_INTERVAL,
-    THRESHOLDS_KM,
-    Resamples,
-    geolocation_intervals,
-    interval_text,
-    metric,
-    spatial_blocks,
-)
 from geocbm.metrics.places import PLACE_LEVELS, nearest_towns, places_right
 
 OSV_LEVELS = {
@@ -126,9 +118,9 @@ def score_predictions(
     places = np.array([answers.get(name, nothing) for name in names], dtype=np.float64)  # (n, 2)
     lat, lng = places.T
     true_lat, true_lng = rows[["lat", "lng"]].to_numpy(dtype=np.float64).T
-    scores: dict[str, Any] = dict(geolocation_intervals(lat, lng, true_lat, true_lng, n=resamples, seed=0))
+    scores: dict[str, Any] = dict(metrics.geolocation_intervals(lat, lng, true_lat, true_lng, n=resamples, seed=0))
     if len(rows):
-        draws = Resamples(spatial_blocks(true_lat, true_lng), resamples, 0)
+        draws = metrics.Resamples(metrics.spatial_blocks(true_lat, true_lng), resamples, 0)
         scores |= {name: draws.estimate(right) for name, right in places_right(lat, lng, true_lat, true_lng).items()}
         scores |= administrative_accuracy(rows, lat, lng, resamples)
     missing = int((~np.isfinite(places).all(axis=1)).sum())
@@ -153,7 +145,7 @@ def administrative_accuracy(
         return {}
     true_lat, true_lng = (table[name].to_numpy(dtype=np.float64) for name in ("lat", "lng"))
     towns, answered = nearest_towns(true_lat, true_lng), nearest_towns(lat, lng)
-    blocks = spatial_blocks(true_lat, true_lng)
+    blocks = metrics.spatial_blocks(true_lat, true_lng)
     found: dict[str, Any] = {}
     for level, column, key in present:
         label = table[column].astype(str).str.strip().reset_index(drop=True)
@@ -164,7 +156,7 @@ def administrative_accuracy(
         called = label[named].groupby(keys[named]).agg(lambda texts: texts.value_counts(sort=True).index[0])
         told, own = (called.reindex(index).to_numpy(dtype=object) for index in (asked, keys))
         truth = label.to_numpy(dtype=object)
-        found[f"osv5m_{level}_acc"] = Resamples(blocks[named], resamples).estimate((told == truth)[named])
+        found[f"osv5m_{level}_acc"] = metrics.Resamples(blocks[named], resamples).estimate((told == truth)[named])
         found[f"osv5m_{level}_agreement"] = float((own == truth)[named].mean())
     return found
 
@@ -173,11 +165,12 @@ def scores_in_words(scores: Mapping[str, Any]) -> str:
     """The metrics of `score_predictions`, one a line, with 95 % intervals."""
 
     def line(name: str, level: str = "") -> str:
-        own = metric(f"stage2.{level}_acc" if level else f"stage2.{name}")
-        return f"{'  ' if level else ''}{own.axis:<20}  " + (interval_text(scores[name], own.write) or "no answer")
+        own = metrics.metric(f"stage2.{level}_acc" if level else f"stage2.{name}")
+        text = metrics.interval_text(scores[name], own.write) or "no answer"
+        return f"{'  ' if level else ''}{own.axis:<20}  {text}"
 
     lines = [f"photographs           {scores['n']:,} ({scores['n_missing']:,} without an answer, counted as misses)"]
-    lines += [line(f"acc_{limit}km") for limit in THRESHOLDS_KM]
+    lines += [line(f"acc_{limit}km") for limit in metrics.THRESHOLDS_KM]
     answered = " (of the answers there are)" if scores["n_missing"] else ""
     lines += [line("median_km"), line("mean_km") + answered, line("geoscore")]
     lines.append("named right by country polygon, and the nearest town in that country:")
@@ -188,10 +181,10 @@ def scores_in_words(scores: Mapping[str, Any]) -> str:
             "named right by the table's unique_ columns, as OSV-5M counts (nearest town; unnamed places left out):"
         )
     for level in own:
-        reachable = metric(f"stage2.{level}_acc").text(scores[f"osv5m_{level}_agreement"])
+        reachable = metrics.metric(f"stage2.{level}_acc").text(scores[f"osv5m_{level}_agreement"])
         lines.append(line(f"osv5m_{level}_acc", level) + f"; the true places would get {reachable}")
     if math.isnan(scores["geoscore"]["low"]):
-        lines.append(f"{NO_INTERVAL} of 100 km hold all photographs, too few to say how sure these figures are")
+        lines.append(f"{metrics.NO_INTERVAL} of 100 km hold all photographs, too few to say how sure these figures are")
     if scores["n_unused"]:
         lines.append(f"{scores['n_unused']:,} predictions belong to no picture of the table")
     return "\n".join(lines)
