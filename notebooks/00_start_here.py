@@ -64,7 +64,7 @@ nb.table(overview.headlines(run).head(headlines), caption="Headline metrics")
 # %%
 try:
     files = geocbm.open_run(nb.run_folder)
-    model, shown = geocbm.GeoCBM.load(nb.run_folder), files.table.iloc[files.rows["test"][:1]]
+    model, shown = geocbm.GeoCBM.load(nb.run_folder), files.table.iloc[files.pictures["test"][:1]]
 except UserError as problem:  # a stage is not trained yet, or was made from another one; it says what makes it right
     print(problem)
     model, shown = None, ()

@@ -36,7 +36,7 @@ from geocbm.workbench import explorers, notebook, settings
 
 nb = notebook.start("02_geocells", globals())
 files = Run(nb.run_folder)
-train = files.table.iloc[files.rows["train"]]
+train = files.table.iloc[files.pictures["train"]]
 
 # %% [markdown]
 # ## The images of one country
@@ -154,7 +154,7 @@ nb.show(plots.cell_sizes(cells.counts))
 # offset were predicted. Validation and test images were not used to find the cells.
 
 # %%
-errors = {name: files.oracle_error_km(cells, files.rows[name]) for name in ("train", "val", "test")}
+errors = {name: files.oracle_error_km(cells, files.pictures[name]) for name in ("train", "val", "test")}
 to_centre = "distance from the image to its cell's centre"
 nb.show(plots.error_curves(errors, "The error a perfect classifier would still make", to_centre))
 
@@ -162,7 +162,7 @@ nb.show(plots.error_curves(errors, "The error a perfect classifier would still m
 with nb.output("geocells.npz") as path:
     cells.save(path, files.made_from("geocells.npz"))
 nb.record("cells.n", len(cells))
-test = files.rows["test"]
+test = files.pictures["test"]
 blocks = metrics.spatial_blocks(files.lat[test], files.lng[test])
 median = metrics.Resamples(blocks, bootstrap, seed).estimate(errors["test"], "median")
 nb.record("cells.oracle_median_km", metrics.recordable(median))
@@ -195,7 +195,7 @@ def my_partition(points, k, seed):
 
 if own_partition:
     mine = geocells.build_geocells(*places, **asdict(config), partition=my_partition)
-    compared = {"k-means": errors["test"], "mine": files.oracle_error_km(mine, files.rows["test"])}
+    compared = {"k-means": errors["test"], "mine": files.oracle_error_km(mine, files.pictures["test"])}
     nb.show(plots.error_curves(compared, "The same number of cells, cut in two ways", to_centre))
 
 # %% tags=["nbval-check-output"]

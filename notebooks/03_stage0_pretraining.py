@@ -148,7 +148,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 0 by epoch"))
 
 # %%
 nb.show(plots.retrieval_bars(result.initial, result.best), preview=True)
-held_out = files.rows["pretrain_val"] if len(files.rows["pretrain_val"]) else files.rows["pretrain_train"]
+held_out = files.pictures["pretrain_val" if len(files.rows["pretrain_val"]) else "pretrain_train"]
 print(f"By chance, recall@k would be k / {len(held_out):,}")
 
 # %% [markdown]
@@ -159,13 +159,13 @@ print(f"By chance, recall@k would be k / {len(held_out):,}")
 # off no concept label took part, so any gain there comes from the places.
 
 # %%
-after, val = adapted.read_all("pooled").numpy(), files.rows["val"]
+after, val = adapted.read_all("pooled").numpy(), files.pictures["val"]
 sides = {"untouched": before, "after Stage 0": after}
 if len(val):
     km = {name: stage_metrics.nearest_neighbour_km(side, files, val) for name, side in sides.items()}
     nb.show(plots.error_curves(km, title="Error of the nearest training image, validation split"))
-labels = dict(zip(("meta", "parent"), files.meta_and_parent, strict=True))
-probe = class_mean_accuracy(sides, labels, *(files.labelled(rows) for rows in (files.rows["train"], val)))
+labels, known = dict(zip(("meta", "parent"), files.meta_and_parent, strict=True)), files.labelled(val)
+probe = class_mean_accuracy(sides, labels, files.labelled(files.rows["train"]), known)
 nb.table((100 * probe).round(1), caption="Named right by the nearest class mean, validation split, %")
 
 # %% [markdown]
@@ -197,7 +197,7 @@ if own_loss:
 # %%
 found = stage_metrics.measure_retrieval(files, model, after, held_out, bootstrap, seed)
 nb.record_all("stage0", metrics.recordables(found) | {"best_epoch": result.best_epoch})
-for name, side in {"class_mean_meta": after, "class_mean_meta_untouched": before}.items() if len(val) else ():
+for name, side in {"class_mean_meta": after, "class_mean_meta_untouched": before}.items() if len(known) else ():
     nb.record(f"stage0.{name}", metrics.recordable(stage_metrics.measure_class_means(files, side, bootstrap, seed)))
 nb.answer("A picture ranks its own place first in {stage0.recall_1} and among ten in {stage0.recall_10} of cases.")
 

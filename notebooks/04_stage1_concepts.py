@@ -68,7 +68,6 @@ base = encoding.read_prototypes(files)  # meta (k_m, text width) and parent (k_p
 hierarchy = torch.as_tensor(files.concepts.parent_index)  # (k_m,)
 in_dim, token_dim = batch["pooled"].shape[1], batch["patch_tokens"].shape[2]
 fresh = Stage1ConceptModel(in_dim, base["meta"], base["parent"], hierarchy).eval()
-
 z = fresh.bottleneck(batch["pooled"])  # (B, c)
 t = normalize(fresh.prototype_projection(fresh.meta_base + fresh.delta_meta), dim=-1)  # (k_m, c)
 logits = fresh.logit_scale_meta * normalize(z, dim=-1) @ t.T + fresh.meta_bias  # (B, k_m)
@@ -83,7 +82,6 @@ torch.testing.assert_close(logits, fresh(batch["pooled"]).meta_logits)
 # %%
 per_patch = Stage1Config(bottleneck="patch")
 patchy = Stage1ConceptModel(in_dim, base["meta"], base["parent"], hierarchy, per_patch, token_dim).eval()
-
 e = patchy.bottleneck.projection(patchy.bottleneck.norm(batch["patch_tokens"]))  # (B, P, c)
 maps = patchy.logit_scale_meta * normalize(e, dim=-1) @ patchy.prototypes()[0].T  # (B, P, k_m)
 best = maps.topk(min(patchy.config.top_patches, maps.shape[1]), dim=1).values  # (B, m, k_m)
@@ -141,7 +139,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 1 by epoch"))
 # On the test split, beside the most frequent class. Parents are named by their head, or by the sum of the probabilities of their metas.
 
 # %%
-predicted, test = predictions.concept_probabilities(model, features), files.labelled(files.rows["test"])
+predicted, test = predictions.concept_probabilities(model, features), files.labelled(files.pictures["test"])
 measured = stage_metrics.measure_concepts(files, model, predicted, test, bootstrap, seed)
 measured |= stage_metrics.measure_presence(files, predicted, test, bootstrap, seed)
 nb.table(stage_metrics.concept_table(files, measured, test), f"{len(test):,} test images, against {files.label_words}")
@@ -155,9 +153,11 @@ nb.remark(floor.sentence())
 
 # %%
 if len(test):
-    shown, true, first = files.table.iloc[test], files.meta_and_parent[0][test], predicted["meta"][test].argmax(1)
+    true, first = files.likeliest_label(predicted["meta"], test), predicted["meta"][test].argmax(1)
+    names = [files.concepts.metas[meta] for meta in true]
     nb.record(f"bottleneck.{config.bottleneck}.meta_top1", metrics.recordable(measured["meta_top1"]))
-    nb.show(plots.per_meta_accuracy(shown["meta_name"], first == true, shown["parent_concept"]), preview=True)
+    parents = [files.concepts.meta_to_parent[name] for name in names]
+    nb.show(plots.per_meta_accuracy(names, first == true, parents), preview=True)
     nb.show(plots.confusion(true, first, files.concepts.metas, files.concepts.parent_index, files.concepts.parents))
 
 # %% [markdown]

@@ -140,7 +140,7 @@ nb.show(plots.loss_curves(result.history, title="Stage 2 by epoch"))
 # Lines join true place and answer, by the option `answer_point` ("argmax" is as specified; page 06b compares all).
 
 # %%
-test, encoder = files.rows["test"], encoding.load_stage0(files)[1]
+test, encoder = files.pictures["test"], encoding.load_stage0(files)[1]
 refiner, decoder = stages.load_refiner(files, config), predictions.load_decoder(files, model)
 predicted = predictions.predict_places(files, model, concepts, features, test, refiner, decoder)
 print(f"The test split has {len(test):,} images. {decoder.choice.remark}")

@@ -32,7 +32,7 @@ from geocbm.workbench import explorers, notebook
 nb = notebook.start("06_evaluation", globals())
 files = Run(nb.run_folder)
 truth = methods.TruePlaces(files, bootstrap, seed)  # of the test split, with the resamples behind every interval
-test, lat, lng = files.rows["test"], truth.lat, truth.lng
+test, lat, lng = files.pictures["test"], truth.lat, truth.lng
 
 # %% [markdown]
 # ## A batch
@@ -101,7 +101,7 @@ answers = simple + methods.stage_answers(files)
 table = methods.measure(truth, answers)
 heads = {"answered": "answer", "n_missing": "without an answer"}
 nb.table(readable(table.drop(columns="name"), heads), caption="All methods on the test split, with 95 % intervals")
-for measured in ("median_km", "country_acc", "meta_top1"):
+for measured in [name for name in ("median_km", "country_acc", "meta_top1") if table[name].notna().any()]:
     nb.show(plots.method_forest(table, measured), preview=measured == "median_km")
 
 # %% [markdown]

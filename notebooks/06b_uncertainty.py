@@ -36,7 +36,7 @@ from geocbm.workbench import notebook
 
 nb = notebook.start("06b_uncertainty", globals())
 files = Run(nb.run_folder)
-val, test, cells = files.rows["val"], files.rows["test"], files.cells
+val, test, cells = files.pictures["val"], files.pictures["test"], files.cells
 logits = assessment.read_cell_scores(files)  # of `val` and `test`, each (n, N), as notebook 05 stored them
 
 # %% [markdown]
@@ -72,7 +72,6 @@ z, y = logits["val"].astype(float), files.cell_label[val]
 fit = minimize_scalar(nll, bounds=np.log([0.05, 20]), method="bounded")
 temperature = metrics.fit_temperature(logits["val"], y)
 np.testing.assert_allclose(np.exp(fit.x), temperature, rtol=1e-3)
-
 p = softmax(logits["test"].astype(float) / temperature, axis=1)  # (n, N)
 confidence, right = p.max(axis=1), p.argmax(axis=1) == files.cell_label[test]
 bins = np.maximum(np.ceil(confidence * 15), 1)
@@ -93,7 +92,6 @@ np.testing.assert_allclose(ece, metrics.expected_calibration_error(confidence, r
 places = methods.main_predictions(files)
 found = assessment.assess(files, places["lat"], places["lng"], seed, methods.own_points(places), bootstrap)
 assert found.regions, "there is no validation split: nothing can be calibrated"
-
 seen, u = softmax(z / temperature, axis=1), np.random.default_rng(seed).random(len(val))
 own, cell = seen[np.arange(len(y)), y][:, None], np.arange(seen.shape[1])  # (v, 1), (N,)
 before = np.where((seen > own) | ((seen == own) & (cell < y[:, None])), seen, 0).sum(axis=1)
@@ -111,6 +109,9 @@ np.testing.assert_allclose([one.threshold for one in found.regions], list(by_han
 i = asked[0]
 order = np.argsort(-p[i])[:6]
 gathered = np.cumsum(p[i, order]) - p[i, order]  # before each cell
+u = np.random.default_rng(seed + 1).random(len(test))[i]  # the random share of this picture
+inside = np.where(gathered > 0, gathered + u * p[i, order], 0) <= by_hand[0.9]
+assert inside.sum() == min(6, next(one.cells[i] for one in found.regions if one.coverage == 0.9))
 lat, lng = cells.latlng
 worth = metrics.geoscore(haversine_km(lat[:, None], lng[:, None], lat, lng))  # (N, N)
 expected = worth @ p[i]  # (N,) what answering each centre promises
@@ -118,12 +119,11 @@ likely = pd.DataFrame({
     "cell": [f"{c}, {cells.country[c]}" for c in order],
     "probability": p[i, order].round(3),
     "probability before it": gathered.round(3),
-    "in the 90 % region": gathered <= by_hand[0.9],
+    "in the 90 % region": inside,
     "expected GeoScore of its centre": expected[order].round(),
 })  # fmt: skip
 best = expected.argmax()
-caption = f"Likeliest cells of the first picture; the best centre is that of cell {best}, {cells.country[best]}"
-nb.table(likely, caption=caption)
+nb.table(likely, f"Likeliest cells of the first picture; the best centre: cell {best}, {cells.country[best]}")
 
 # %% [markdown]
 # ## The test split: do probabilities mean what they say?

@@ -37,7 +37,7 @@ from geocbm.workbench import html, notebook
 
 nb = notebook.start("07_interpretability", globals())
 files = Run(nb.run_folder)
-test, metas = files.rows["test"], files.concepts.metas
+test, metas = files.pictures["test"], files.concepts.metas
 features = files.features("adapted")
 encoder, stage1 = encoding.load_stage0(files)[1], stages.load_stage1(files)
 concepts = stages.predict_concepts(files, features)  # of all rows, by name

@@ -38,7 +38,7 @@ from geocbm.workbench import notebook
 
 nb = notebook.start("07b_trust", globals())
 files = Run(nb.run_folder)
-test, features, country = files.rows["test"], files.features("adapted"), files.country
+test, features, country = files.pictures["test"], files.features("adapted"), files.country
 concepts = stages.predict_concepts(files, features)  # of all rows, by name
 linear = interventions.linear_cbm(files, features, concepts)  # the head that sees nothing but scores
 known = read_concept_labels(files)  # which concepts can be seen in each picture

@@ -35,7 +35,7 @@ from geocbm.workbench import explorers, notebook
 
 nb = notebook.start("08_interventions", globals())
 files = Run(nb.run_folder)
-test, metas, features = files.rows["test"], files.concepts.metas, files.features("adapted")
+test, metas, features = files.pictures["test"], files.concepts.metas, files.features("adapted")
 concepts, encoder = stages.predict_concepts(files, features), encoding.load_stage0(files)[1]
 model = interventions.linear_cbm(files, features, concepts)
 
@@ -88,7 +88,7 @@ nb.table(pd.DataFrame(moved), caption=says)
 labels = concept_labels.read_concept_labels(files)
 source, known = "Ground truth" if labels.complete else "Labels", labels.known.mean()
 print(f"{source} on {known:.0%} of all pairs; {labels.present.sum(1).mean():.1f} a picture are present.")
-val, own = files.rows["val"], (model.scores.numpy(), labels, files.rows["val"], files.rows["train"])
+val, own = files.pictures["val"], (model.scores.numpy(), labels, files.pictures["val"], files.pictures["train"])
 candidates = [concept_labels.intervention_values(*own, percentile) for percentile in curves.PERCENTILES]
 values, tried = curves.choose_values(curves.Cases.of_run(files, model, labels, val), candidates)
 nb.table(readable(tried), caption=f"Means over validation curves; percentile {values.percentile:.0f} is taken")

@@ -42,13 +42,14 @@ guide = FieldGuide(files, stages.load_concept_head(files), clues, pictures, min_
 # %% [markdown]
 # ## A batch
 #
-# One country, the one with the most images, and some of what is labelled there. An image shows many concepts and has one label.
+# One country, the one with the most labels, and some of what is labelled there. An image shows many concepts, few of which are labelled.
 
 # %%
 country = str(guide.countries[guide.counts.sum(axis=1).argmax()])
-own = np.flatnonzero(files.country == country)
+at, labelled = list(guide.countries).index(country), guide.meta >= 0  # one row of the table for each label
+own = np.flatnonzero(labelled & (files.country == country))
 print(
-    f"{country}: {len(own)} of {len(files.table)} {noun}s, {len(np.unique(guide.meta[own]))} of {len(metas)} concepts"
+    f"{country}: {guide.images[at]} of {guide.images.sum()} {noun}s, {len(np.unique(guide.meta[own]))} of {len(metas)} concepts"
 )
 batch = own[:5]
 captions = [metas[meta] for meta in guide.meta[batch]]
@@ -67,7 +68,7 @@ nb.show_images([model.picture(row) for row in batch], captions, captions)
 
 # %%
 here = np.bincount(guide.meta[own], minlength=len(metas)).astype(float)  # [k_m]
-everywhere = np.bincount(guide.meta, minlength=len(metas)).astype(float)  # [k_m]
+everywhere = np.bincount(guide.meta[labelled], minlength=len(metas)).astype(float)  # [k_m]
 lift = (here / here.sum()) / (everywhere / everywhere.sum())
 
 alpha = 20 * everywhere / everywhere.sum()
@@ -76,10 +77,9 @@ odds_here = np.log(here + alpha) - np.log(here.sum() + 20 - here - alpha)
 odds_elsewhere = np.log(elsewhere + alpha) - np.log(elsewhere.sum() + 20 - elsewhere - alpha)
 z = (odds_here - odds_elsewhere) / np.sqrt(1 / (here + alpha) + 1 / (elsewhere + alpha))
 
-at = list(guide.countries).index(country)
-labelled = everywhere > 0
-np.testing.assert_allclose(lift[labelled], evidence.lift(guide.counts)[at, labelled])
-np.testing.assert_allclose(z[labelled], evidence.log_odds_z(guide.counts)[at, labelled])
+seen = everywhere > 0
+np.testing.assert_allclose(lift[seen], evidence.lift(guide.counts)[at, seen])
+np.testing.assert_allclose(z[seen], evidence.log_odds_z(guide.counts)[at, seen])
 
 # %%
 order = np.argsort(-z)[:8]
@@ -177,7 +177,7 @@ nb.answer(
 nb.contract(
     every_country_has_a_sheet_or_too_few=len(country_sheets) + len(guide.too_few)
     >= min(len(guide.countries), countries),
-    labels_are_counted_once=int(guide.counts.sum()) == len(files.table),
+    labels_are_counted_once=int(guide.counts.sum()) == int(labelled.sum()),
     no_sheet_without_enough_images=all(sheet.n >= min_samples for sheet in country_sheets),
 )
 

@@ -65,8 +65,10 @@ class TinyRun:
         return replace(self, folder=to / self.folder.name, cache=to / "cache")
 
 
-def write_pictures(folder: Path, seed: int = 0) -> Path:
+def write_pictures(folder: Path, seed: int = 0, several: bool = False) -> Path:
     """Write sixty pictures of random colours and their CSV: twelve in each country, ten of each meta.
+
+    With `several` every third picture also has the next two metas, each in a row of its own.
 
     Returns:
         The CSV.
@@ -92,6 +94,11 @@ def write_pictures(folder: Path, seed: int = 0) -> Path:
                 "note": "",
             }
         )
+    metas = list(PARENT_OF)
+    for row in list(rows[::3]) if several else ():
+        at = metas.index(row["meta_name"])
+        named = [metas[(at + step) % len(metas)] for step in (1, 2)]
+        rows += [row | {"meta_name": name, "parent_concept": PARENT_OF[name]} for name in named]
     pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
     return folder / "table.csv"
 
@@ -111,12 +118,14 @@ def prepare(folder: Path, csv: Path, kind: str = "stratified", country: str = ""
 
 def write_cells(files: Run, min_samples_per_cell: int) -> None:
     """Cut the training split into cells."""
-    train = files.rows["train"]
+    train = files.pictures["train"]
     cells = geocells.build_geocells(files.lat[train], files.lng[train], files.country[train], min_samples_per_cell)
     cells.save(files.path("geocells.npz"), files.made_from("geocells.npz"))
 
 
-def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: str = "") -> TinyRun:
+def train_tiny_run(
+    root: Path, model: Path, kind: str = "stratified", country: str = "", several: bool = False
+) -> TinyRun:
     """Make a run and train its three stages for one epoch each.
 
     Args:
@@ -124,9 +133,10 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
         model: folder of a saved CLIP.
         kind: kind of split.
         country: the country that is left out of training, for the kind "leave_country_out".
+        several: whether some pictures have several metas.
     """
     run = TinyRun(root / "tiny", root / "cache", root / "world")
-    files = prepare(run.folder, write_pictures(run.images), kind, country)
+    files = prepare(run.folder, write_pictures(run.images, several=several), kind, country)
     encoders = encoding.EncoderConfig(str(model), unfreeze_layers=STAGE0.unfreeze_layers, batch_size=16)
     encoder = encoding.load_image_encoder(encoders.image_encoder)
     vanilla = encoding.encode_vanilla(files, encoders, encoder)
@@ -139,7 +149,7 @@ def train_tiny_run(root: Path, model: Path, kind: str = "stratified", country: s
     )
     embeddings = stages.predict_concepts(files, adapted)
     stage2, _ = stages.fit_stage2(files, STAGE2, embeddings, adapted)
-    test = files.rows["test"]
+    test = files.pictures["test"]
     decoder = predictions.load_decoder(files, stage2)
     by_mode = {"both": predictions.predict_places(files, stage2, embeddings, adapted, test, None, decoder)}
     by_mode |= stages.fit_variants(files, STAGE2, ["concept_only"], embeddings, adapted, test)

@@ -87,12 +87,17 @@ def measure_floor(
 
     `meta_probabilities` `[n, k_m]` are those of all rows, `features` the adapted ones.
     """
-    meta, (train, val) = files.meta_and_parent[0], (files.labelled(files.rows[split]) for split in ("train", "val"))
+    meta, train, val = (
+        files.meta_and_parent[0],
+        files.labelled(files.rows["train"]),
+        files.labelled(files.pictures["val"]),
+    )
     if not len(val):
         unknown = float("nan")
         return ConceptFloor(0, bottleneck, unknown, unknown, unknown, NOT_MEASURED, NOT_MEASURED)
-    named = meta_probabilities[val].argmax(axis=1) == meta[val]
-    frequent = np.bincount(meta[train]).argmax() == meta[val]
+    labels = files.labels_at(val)  # (v, k_m)
+    named = labels[np.arange(len(val)), meta_probabilities[val].argmax(axis=1)]
+    frequent = labels[:, np.bincount(meta[train]).argmax()]
     draws = Resamples(spatial_blocks(files.lat[val], files.lng[val]), n_resamples, seed)
     probe = _probe(files, features, seed)
     return ConceptFloor(
@@ -112,14 +117,19 @@ def _probe(files: Run, features: FeatureStore, seed: int) -> np.ndarray | None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    meta, (train, val) = files.meta_and_parent[0], (files.labelled(files.rows[split]) for split in ("train", "val"))
+    meta, train, val = (
+        files.meta_and_parent[0],
+        files.labelled(files.rows["train"]),
+        files.labelled(files.pictures["val"]),
+    )
     if len(train) > MOST_ROWS:
         train = np.sort(np.random.default_rng(seed).choice(train, MOST_ROWS, replace=False))
     if len(np.unique(meta[train])) < 2:
         return None
     model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_STRENGTH, max_iter=100, tol=1e-3))
     fit_quietly(model, features.read("pooled", train).numpy(), meta[train])
-    return np.asarray(model.predict(features.read("pooled", val).numpy()) == meta[val])
+    said = model.predict(features.read("pooled", val).numpy())
+    return files.labels_at(val)[np.arange(len(val)), said]
 
 
 def save_floor(path: str | Path, files: Run, found: ConceptFloor) -> None:

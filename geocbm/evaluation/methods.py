@@ -78,7 +78,7 @@ def all_baselines(run: Run, cache: Path, seed: int = 0, geoclip_backbone: str = 
     and the classifier on the true concepts where the data comes without ground truth. `cache` is the folder of the
     feature stores, `geoclip_backbone` a folder or hub name.
     """
-    if not len(run.rows["test"]):
+    if not len(run.pictures["test"]):
         return []
     task = Task.of(run)
     train, test = task.split("train"), task.split("test")
@@ -125,7 +125,7 @@ def prompted(run: Run, width: int) -> list[base.Baseline]:
     text = joint_text_encoder(encoders.image_encoder, width)
     if text is None:
         return []
-    countries = sorted(set(run.country[run.rows["train"]].tolist()))
+    countries = sorted(set(run.country[run.pictures["train"]].tolist()))
     return [
         simple.ZeroShotCountry(prototypes(text, countries, simple.COUNTRY_TEMPLATES), countries),
         simple.ZeroShot(prototypes(text, run.concepts.metas, META_TEMPLATES)),
@@ -134,7 +134,7 @@ def prompted(run: Run, width: int) -> list[base.Baseline]:
 
 def stage_answers(run: Run) -> list[Prediction]:
     """What Stage 1 says of concepts and Stage 2 and its modes of places, for the test split, as 04 and 05 stored it."""
-    test = run.rows["test"]
+    test = run.pictures["test"]
     scores = predictions.read_concept_scores(run)["meta"]  # (n, k_m)
     answers = [Prediction("stage1", meta=scores[test].argmax(axis=1))]
     for mode, places in stored_predictions(run).items():
@@ -163,7 +163,7 @@ def stored_predictions(run: Run) -> dict[str, pd.DataFrame]:
             raise ValueError("it holds places that are not numbers")
         others = stored.loc[~stored["main"], "mode"].unique()
         by_mode = {"": stored[stored["main"]]} | {mode: stored[stored["mode"] == mode] for mode in others}
-    test = run.rows["test"]
+    test = run.pictures["test"]
     names = run.table["pano_id"].iloc[test].tolist()
     found = {}
     for mode, rows in by_mode.items():
@@ -197,16 +197,22 @@ def own_points(places: pd.DataFrame) -> dict[str, Points]:
 
 
 class TruePlaces:
-    """The test split's labels, countries by polygon and `n` resamples, against which every answer is measured alike."""
+    """Labels of the test pictures, countries by polygon and `n` resamples, against which all answers are measured."""
 
     def __init__(self, run: Run, n: int = 1000, seed: int = 0) -> None:
-        self.labels = Task.of(run).split("test")
+        self.labels, self._run = Task.of(run).split("test"), run
         self.lat, self.lng = self.labels.lat, self.labels.lng
         self.country = metrics.country_of(self.lat, self.lng)
         self.draws = Resamples(metrics.spatial_blocks(self.lat, self.lng) if len(self) else [0], n, seed)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def named_right(self, metas: Any) -> np.ndarray:
+        """Whether metas named `[n]` are among the labels of their pictures, `[n]`; NaN where no label is known."""
+        labels = self._run.labels_at(self._run.pictures["test"])
+        right = labels[np.arange(len(labels)), np.asarray(metas)]
+        return np.where(labels.any(axis=1), right, np.nan)
 
     def values(self, lat: Any, lng: Any) -> dict[str, np.ndarray]:
         """`median_km`, `geoscore` and `country_acc` of places answered, `[n]` each.
@@ -246,8 +252,7 @@ def _values(answer: Prediction, truth: TruePlaces) -> dict[str, np.ndarray]:
     if answer.country is not None:
         values["country_acc"] = np.asarray(answer.country) == truth.labels.country
     if answer.meta is not None:
-        known = truth.labels.meta
-        values["meta_top1"] = np.where(known == -1, np.nan, np.asarray(answer.meta) == known)
+        values["meta_top1"] = truth.named_right(answer.meta)
     return values
 
 

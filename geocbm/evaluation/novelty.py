@@ -182,8 +182,8 @@ def _nearest(values: np.ndarray) -> np.ndarray:
     return np.partition(values, k - 1, axis=1)[:, :k]
 
 
-def picture_rows(files: Run, rows: np.ndarray) -> np.ndarray:
-    """One row for each picture: a panorama stands in the table once for each of its concepts."""
+def distinct_images(files: Run, rows: np.ndarray) -> np.ndarray:
+    """Those of some rows whose picture none before has, byte for byte."""
     _, first = np.unique(files.table["image_sha256"].to_numpy(dtype=str)[rows], return_index=True)
     return rows[np.sort(first)]
 
@@ -191,7 +191,8 @@ def picture_rows(files: Run, rows: np.ndarray) -> np.ndarray:
 def save_novelty(files: Run, features: FeatureStore, seed: int = 0) -> str:
     """Fit the detector of a run on its adapted features and write it; says what it rests on, or why there is none."""
     # No picture counts twice, and none in two splits.
-    train, val = (features.read("pooled", picture_rows(files, files.rows[split])).numpy() for split in ("train", "val"))
+    parts = (distinct_images(files, files.pictures[split]) for split in ("train", "val"))
+    train, val = (features.read("pooled", rows).numpy() for rows in parts)
     try:
         found = NoveltyDetector.fit(train, val, seed)
     except ParameterError as problem:

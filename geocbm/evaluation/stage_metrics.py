@@ -28,7 +28,7 @@ Examples = tuple[list[Image.Image], list[np.ndarray], list[str]]
 
 def nearest_neighbour_km(pooled: np.ndarray, files: Run, rows: np.ndarray) -> np.ndarray:
     """Error in km of taking the place of the most similar training image (cosine), for the given rows."""
-    train = files.rows["train"]
+    train = files.pictures["train"]
     alike = train[nearest(pooled[rows], pooled[train])[0][:, 0]]
     return haversine_km(files.lat[rows], files.lng[rows], files.lat[alike], files.lng[alike])
 
@@ -57,8 +57,9 @@ def measure_retrieval(
 
 def measure_class_means(files: Run, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> Estimate:
     """Share of the validation split whose concept the nearest class mean of `pooled` `(n, d)` names right."""
-    meta, (train, val) = files.meta_and_parent[0], (files.labelled(files.rows[split]) for split in ("train", "val"))
-    right = nearest_class_mean(pooled, meta, train, val) == meta[val]
+    train, val = files.labelled(files.rows["train"]), files.labelled(files.pictures["val"])
+    named = nearest_class_mean(pooled, files.meta_and_parent[0], train, val)
+    right = files.labels_at(val)[np.arange(len(val)), named]
     return Resamples(spatial_blocks(files.lat[val], files.lng[val]), n_resamples, seed).estimate(right)
 
 
@@ -73,16 +74,16 @@ def measure_concepts(
     """Accuracy of the concepts on some rows (specification, section Evaluation Metrics, Stage 1); nothing without rows.
 
     `predicted` is that of `run.predictions.concept_probabilities`; the model gives the base prototypes and the cosine
-    from which two metas are close. Pictures of which no concept is known do not count.
+    from which two metas are close. Pictures of which no concept is known do not count; of several labels the likeliest
+    does (`Run.likeliest_label`).
     """
     rows = files.labelled(rows)
     if not len(rows):
         return {}
-    meta = files.meta_and_parent[0]
     similarity = (model.meta_base @ model.meta_base.T).cpu().numpy()  # (k_m, k_m), rows are unit vectors
     return metrics.concept_intervals(
         predicted["meta"][rows],
-        meta[rows],
+        files.likeliest_label(predicted["meta"], rows),
         Resamples(spatial_blocks(files.lat[rows], files.lng[rows]), n_resamples, seed),
         predicted["parent"][rows],
         files.concepts.parent_index,
@@ -103,9 +104,7 @@ def measure_presence(
     """
     if not len(rows):
         return {}
-    repeated = files.table["pano_id"].duplicated().to_numpy()
-    known = (files.labelled(part) for part in (np.asarray(rows), files.rows["val"]))
-    pictures, val = (part[~repeated[part]] for part in known)
+    pictures, val = (files.labelled(part) for part in (np.asarray(rows), files.pictures["val"]))
     scores, named = predicted["meta"], files.named_metas
     drawn = Resamples(spatial_blocks(files.lat[pictures], files.lng[pictures]), n_resamples, seed)
     found = _precision("", scores[pictures], named[pictures], drawn)
@@ -132,11 +131,14 @@ def _precision(prefix: str, scores: np.ndarray, there: np.ndarray, drawn: Resamp
 def concept_table(files: Run, measured: Mapping[str, Any], rows: np.ndarray) -> pd.DataFrame:
     """Metrics of `measure_concepts`, beside what naming the most frequent concept of the training split would get."""
     (meta, parent), train, rows = files.meta_and_parent, files.labelled(files.rows["train"]), files.labelled(rows)
+    labels = files.labels_at(rows)
+    of_parents = labels @ (files.concepts.parent_index[:, None] == np.arange(len(files.concepts.parents)))
     table = metrics.metric_table("stage1", measured)
     frequent = dict.fromkeys(table.index, "")
-    for name, labels in (("meta_top1", meta), ("parent_top1", parent), ("parent_top1_marginal", parent)):
+    for name, known in (("meta_top1", meta), ("parent_top1", parent), ("parent_top1_marginal", parent)):
         if name in measured:
-            share = float((labels[rows] == np.bincount(labels[train]).argmax()).mean())
+            shown = (labels if name == "meta_top1" else of_parents)[:, np.bincount(known[train]).argmax()]
+            share = float(shown.mean())
             frequent[name] = metric(f"stage1.{name}").text(share)
     return table.assign(**{"most frequent class": list(frequent.values())}).reset_index(drop=True)
 

@@ -45,7 +45,7 @@ def ablate_all_concepts(
         paired differences from the most frequent cell.
     """
     lat, lng, cell = run.lat[rows], run.lng[rows], run.cell_label[rows]
-    train, cells = run.rows["train"], run.cells
+    train, cells = run.pictures["train"], run.cells
     resamples = metrics.Resamples(metrics.spatial_blocks(lat, lng), n_resamples, seed)
     counts = np.bincount(run.cell_label[train], minlength=len(cells))
     centre = [float(values[0]) for values in cartesian_to_latlng(cells.centers[[counts.argmax()]])]

@@ -77,7 +77,7 @@ def measure_concept_information(
     `linear` is the run's linear CBM, `pooled` `[n, d]` are the adapted features of all pictures, and `main_cells` `[m]`
     the cells that the main mode names for the test pictures. Intervals are by blocks of 100 km.
     """
-    test, scores = run.rows["test"], linear.scores.numpy()
+    test, scores = run.pictures["test"], linear.scores.numpy()
     blocks = spatial_blocks(run.lat[test], run.lng[test])
     drawn = Resamples(blocks, n_resamples, seed)
     effective = effective_concepts(linear.head, linear.scores[test], run.cell_label[test], seed)
@@ -108,7 +108,7 @@ def right_answers(run: Run, named: Mapping[str, np.ndarray]) -> dict[str, dict[s
 
     Under `prior` stands what the most frequent cell and country get.
     """
-    train, test = run.rows["train"], run.rows["test"]
+    train, test = run.pictures["train"], run.pictures["test"]
     cell, country = run.cell_label, run.country
     found = {
         name: {"cell": own == cell[test], "country": run.cells.country[own] == country[test]}

@@ -41,16 +41,18 @@ def with_parents(metas: np.ndarray, parent_index: np.ndarray) -> np.ndarray:
 def read_concept_labels(run: Run) -> ConceptLabels:
     """Concept labels of all pictures of a run.
 
-    With ground truth that is the complete list of visible concepts. A real data set knows only that the labelled meta
-    is there; of the others nothing is known.
+    With ground truth that is the complete list of visible concepts. A real data set knows only that the labelled metas
+    are there, and of those that were looked for in vain that they are not; of the others nothing is known. A parent is
+    known to be absent once all its metas are.
     """
-    meta, parents = run.meta_and_parent[0], run.concepts.parent_index
+    parents = run.concepts.parent_index
     visible = visible_concepts(run)
     if visible is not None:
         present = with_parents(visible[:, : len(parents)] > 0, parents)
         return ConceptLabels(present, np.ones_like(present))
-    labelled = with_parents(meta[:, None] == np.arange(len(parents)), parents)
-    return ConceptLabels(labelled, labelled.copy())
+    present = with_parents(run.labels_at(np.arange(len(run.table))), parents)
+    either = present[:, : len(parents)] | run.absent_metas
+    return ConceptLabels(present, present | np.hstack([either, ~with_parents(~either, parents)[:, len(parents) :]]))
 
 
 @dataclass(frozen=True)

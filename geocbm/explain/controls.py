@@ -182,7 +182,7 @@ class ExchangedFeatures:
 
 def exchange_rows(run: Run, seed: int) -> np.ndarray:
     """For every row of the table the row that stands for it, `[n]`: no test row keeps its place, all others do."""
-    source, test = np.arange(len(run.table)), run.rows["test"]
+    source, test = np.arange(len(run.table)), run.pictures["test"]
     order = np.random.default_rng(seed).permutation(len(test))
     source[test[order]] = np.roll(test[order], 1)
     return source
@@ -200,7 +200,7 @@ def predict_exchanged(
     source = pictures or model.features or torch.zeros(len(given), 1, 1)  # a linear CBM reads no patch
     given = given if concepts_of is None else given[concepts_of]
     return predict_stage2(
-        model.head, given, source, run.rows["test"], refiner=model.refiner, pooled=source, decoder=model.decoder
+        model.head, given, source, run.pictures["test"], refiner=model.refiner, pooled=source, decoder=model.decoder
     )
 
 
@@ -212,7 +212,7 @@ def measure_controls(
     `modes` are the heads by ablation mode, the main mode first; among them the linear CBM (`SCORES`). The seed is that
     of the resamples and of the first of `DRAWS` sets of random directions, and exchanges between test images.
     """
-    run, test = model.run, model.run.rows["test"]
+    run, test = model.run, model.run.pictures["test"]
     main, blocks = next(iter(modes)), spatial_blocks(run.lat[test], run.lng[test])
     if len(test) < 2:
         return Controls(main, (), blocks, {}, None, n_resamples, seed)
@@ -229,7 +229,7 @@ def measure_controls(
 
     others = [exchange_rows(run, each) for each in seeds]
     in_order = [ExchangedFeatures(model.features, order_seed=seed)]
-    random = random_concepts(model.stage1, model.features, run.rows["train"], seeds)
+    random = random_concepts(model.stage1, model.features, run.pictures["train"], seeds)
     found = [control("random_concepts", SCORES, (_fit_linear(model, modes[SCORES], concepts) for concepts in random))]
     for mode in dict.fromkeys([main, SCORES, "hybrid"]):
         if mode in modes and mode != "image_only":
@@ -251,4 +251,4 @@ def _fit_linear(model: MapModel, linear: InterventionModel, concepts: dict[str, 
     head, _ = stages.fit_stage2(model.run, config, concepts, model.features, name=None, report=lambda line: None)
     decoder = predictions.make_decoder(model.run, head, concepts, model.features)
     given = concept_input(config, concepts)
-    return predict_stage2(head, given, model.features, model.run.rows["test"], decoder=decoder)
+    return predict_stage2(head, given, model.features, model.run.pictures["test"], decoder=decoder)

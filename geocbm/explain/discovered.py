@@ -78,7 +78,7 @@ def probe_discovered(
 
     Gives also the units' scores `(n, k)` and the share of the tokens' spread that they do not rebuild.
     """
-    model, left = discover(features, run.rows["train"], units, steps, seed)
+    model, left = discover(features, run.pictures["train"], units, steps, seed)
     scores, blocks = unit_scores(model, features, len(run.table)), spatial_blocks(run.lat, run.lng)
-    train, val, test = (run.rows[split] for split in ("train", "val", "test"))
+    train, val, test = (run.pictures[split] for split in ("train", "val", "test"))
     return probe_label(scores.astype(np.float64), run.country, train, val, test, blocks), scores, left

@@ -49,7 +49,7 @@ def similar_rows(run: Run, pooled: np.ndarray, row: int, meta: int, most: int) -
 
     Of each panorama there is one, and none of the picture's own.
     """
-    pano_id, train = run.table["pano_id"].to_numpy(str), run.rows["train"]
+    pano_id, train = run.table["pano_id"].to_numpy(str), run.pictures["train"]
     others = train[(run.meta_and_parent[0][train] == meta) & (pano_id[train] != pano_id[row])]
     lengths = np.linalg.norm(pooled[others], axis=1) * np.linalg.norm(pooled[row])
     alike = pooled[others] @ pooled[row] / np.maximum(lengths, 1e-12)

@@ -265,7 +265,7 @@ def load_intervention_model(
     refiner = stages.load_refiner(run, head.config, name)
     concept_model = None if head.config.reads_scores else stages.load_stage1(run)
     decoder = predictions.load_decoder(run, head, name)
-    return InterventionModel(head, concepts, concept_model, features, refiner, run.rows["train"], decoder)
+    return InterventionModel(head, concepts, concept_model, features, refiner, run.pictures["train"], decoder)
 
 
 def linear_cbm(run: Run, features: FeatureStore, concepts: dict[str, Tensor]) -> InterventionModel:

@@ -115,7 +115,7 @@ def concept_boxes(run: Run, encoder: ImageEncoder, rows: np.ndarray) -> ConceptB
     if not has_ground_truth(folder):
         return None
     truth, names = load_ground_truth(folder), {name: i for i, name in enumerate(run.concepts.metas)}
-    pano_id, label, paths = run.table["pano_id"].to_numpy(), run.meta_and_parent[0], image_files(run.table)
+    pano_id, labels, paths = run.table["pano_id"].to_numpy(), run.labels_at(np.asarray(rows)), image_files(run.table)
     windows: dict[tuple[int, int], Box] = {}
     found, largest, covers = [], [], []
     for position, row in enumerate(np.asarray(rows, dtype=np.int64).tolist()):
@@ -131,7 +131,7 @@ def concept_boxes(run: Run, encoder: ImageEncoder, rows: np.ndarray) -> ConceptB
                 )
             seen = boxes_in_window(boxes, windows[size])
             if meta is not None and len(seen):
-                found.append((position, row, meta, label[row] == meta))
+                found.append((position, row, meta, labels[position, meta]))
                 largest.append(seen[np.prod(seen[:, 2:] - seen[:, :2], axis=1).argmax()])
                 covers.append(covered_patches(seen, encoder.grid))
     columns = np.array(found, dtype=np.int64).reshape(-1, 4).T
@@ -193,7 +193,7 @@ def choose_map_kind(model: MapModel) -> tuple[str, dict[str, float]]:
     """
     if model.kinds != MAP_KINDS:
         return model.kinds[-1], {}
-    boxes = concept_boxes(model.run, model.encoder, model.run.rows["val"])
+    boxes = concept_boxes(model.run, model.encoder, model.run.pictures["val"])
     boxes = None if boxes is None else boxes.at(boxes.chance < SMALL)
     if boxes is None or not len(boxes):
         return SHARE, {}

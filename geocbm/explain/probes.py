@@ -172,7 +172,7 @@ def probe_country(
 
     `scores` `[n, k]` are probabilities of metas and then parents, `pooled` `[n, d]` features of the adapted encoder.
     """
-    train, test = run.rows["train"], run.rows["test"]
+    train, test = run.pictures["train"], run.pictures["test"]
     soft = np.log(np.maximum(scores, LEAST_PROBABILITY))
     directions = random_directions(scores.shape[1], pooled.shape[1], seed).numpy().T  # (d, k)
     inputs = {
@@ -192,7 +192,7 @@ def probe_country(
     prior = ProbeResult(right, np.log([share.get(name, np.nan) for name in run.country[test]]))
     found, blocks = {"prior": prior}, spatial_blocks(run.lat, run.lng)
     for name, x in inputs.items() if len(names) > 1 else ():
-        found[name] = probe_label(x.astype(np.float64), run.country, train, run.rows["val"], test, blocks)
+        found[name] = probe_label(x.astype(np.float64), run.country, train, run.pictures["val"], test, blocks)
     return {name: found[name] for name in INPUTS if name in found}
 
 

@@ -163,7 +163,7 @@ def make_context(files: Run, head: Stage2CrossAttentionGeoHead, key: str) -> Ans
     calibration, lacks = fit_calibration(files, head)
     baseline, clue_values = _levels(files, head)
     novelty, lacks_too = read_novelty(files)
-    train = files.rows["train"]
+    train = files.pictures["train"]
     lat, lng = files.lat[train], files.lng[train]
     # The town is that of the photograph in the middle of a cell: its centre may lie in the sea.
     points, cell = latlng_to_cartesian(lat, lng), files.cells.sample_to_cell
@@ -209,13 +209,13 @@ def fit_calibration(files: Run, head: Stage2CrossAttentionGeoHead | None = None)
         return None, lacks + str(problem)
     if not len(logits):
         return None, f"{lacks}run {files.name!r} has no validation split"
-    true_cell = files.cell_label[files.rows["val"]]
+    true_cell = files.cell_label[files.pictures["val"]]
     belief = CellDistribution(logits, fit_temperature(logits, true_cell))
     scores = np.empty(len(belief))
     for rows in belief.chunks():
         table = rank_scores(belief.probabilities(rows), np.ones(rows.stop - rows.start))
         scores[rows] = table[np.arange(len(table)), true_cell[rows]]
-    train = files.rows["train"]
+    train = files.pictures["train"]
     areas = cell_areas(files.cells, files.lat[train], files.lng[train], files.country[train])
     thresholds = {coverage: conformal_quantile(scores, coverage) for coverage in COVERAGES}
     return Calibration(belief.temperature, thresholds, areas, len(belief)), ""
@@ -233,7 +233,7 @@ def _levels(files: Run, head: Stage2CrossAttentionGeoHead) -> tuple[np.ndarray |
         return None, None
     stored = predictions.read_concept_scores(files)
     scores = np.concatenate([stored["meta"], stored["parent"]], axis=1).astype(np.float32)
-    rows = files.rows["train"]
-    found = intervention_values(scores, read_concept_labels(files), files.rows["val"], rows)
+    rows = files.pictures["train"]
+    found = intervention_values(scores, read_concept_labels(files), files.pictures["val"], rows)
     values = np.stack([found.present, found.absent]).astype(np.float32)
     return None if head.config.reads_scores else baseline_scores(head, torch.from_numpy(scores[rows])).numpy(), values

@@ -189,8 +189,17 @@ class RunFiles:
 
     @cached_property
     def rows(self) -> dict[str, np.ndarray]:
-        """Row positions of each split: train, val, test, pretrain_train, pretrain_val."""
+        """Row positions of each split: train, val, test, pretrain_train, pretrain_val; see also `pictures`."""
         return data.split_rows(self.splits, self.table)
+
+    @cached_property
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The first row of each picture of each split: what places are learned from and measured on.
+
+        A panorama with several concepts has a row for each of them, and lies in one place.
+        """
+        first = ~self.table.duplicated(["pano_id", "image_path"]).to_numpy()
+        return {split: rows[first[rows]] for split, rows in self.rows.items()}
 
     @cached_property
     def lat(self) -> np.ndarray:
@@ -210,16 +219,16 @@ class RunFiles:
     @cached_property
     def country_names(self) -> CountryNames:
         """The countries' names in the table for those of the geocoder, by the training split."""
-        train = self.rows["train"]
+        train = self.pictures["train"]
         return CountryNames.fit(self.lat[train], self.lng[train], self.country[train])
 
     @cached_property
     def cells(self) -> Geocells:
         """The geocells, fitted on the training split of this very table."""
         cells = Geocells.load(self.need("geocells.npz"))
-        train = self.rows["train"]
+        train = self.pictures["train"]
         if len(cells.sample_to_cell) != len(train):
-            found = f"{len(cells.sample_to_cell)} training rows, the table has {len(train)}"
+            found = f"{len(cells.sample_to_cell)} training pictures, the table has {len(train)}"
             raise self.mismatch("geocells.npz", f"was made from {found}")
         now = cells.assign(self.lat[train], self.lng[train], self.country[train])
         if not np.array_equal(now, cells.sample_to_cell):

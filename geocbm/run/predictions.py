@@ -124,15 +124,15 @@ def save_cell_scores(
     }
     features = kept_tokens(files, model.keeper, features)
     for split in ("val", "test"):
-        logits, _ = undecoded(model, concept_input(model.config, concepts), features, files.rows[split])
-        content[f"{split}_rows"] = files.rows[split]
+        logits, _ = undecoded(model, concept_input(model.config, concepts), features, files.pictures[split])
+        content[f"{split}_rows"] = files.pictures[split]
         content[f"{split}_logits"] = in_half_precision(logits)  # (n, N)
     save_arrays(path, content)
 
 
 def answer_places(files: Run) -> Places:
     """Cell centres and training places of a run, as a decoder needs them."""
-    train = files.rows["train"]
+    train = files.pictures["train"]
     training = latlng_to_cartesian(files.lat[train], files.lng[train])
     return Places(files.cells.centers, training, files.cells.sample_to_cell)
 
@@ -148,7 +148,7 @@ def make_decoder(
 
     `concepts` are those of `stages.predict_concepts`; a `refiner` moves the answer, if the head uses one.
     """
-    val, features = files.rows["val"], kept_tokens(files, head.keeper, features)
+    val, features = files.pictures["val"], kept_tokens(files, head.keeper, features)
     logits, own = undecoded(head, concept_input(head.config, concepts), features, val, refiner)
     return fit_decoder(
         logits,

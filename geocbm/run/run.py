@@ -117,12 +117,30 @@ class Run(RunFiles):
 
     @cached_property
     def named_metas(self) -> np.ndarray:
-        """Metas that are named of the picture of each row, by all rows with its `pano_id`: `[n, k_m]` booleans."""
-        picture, names = self.table["pano_id"].factorize()
-        named = np.zeros((len(names), len(self.concepts.metas)), dtype=bool)
-        rows = self.labelled(np.arange(len(self.table)))
-        named[picture[rows], self.meta_and_parent[0][rows]] = True
-        return named[picture] | (self._listed(GUESSED) if self.guessed else False)
+        """Metas that are named of the picture of each row: `labels_at`, and further guesses; `[n, k_m]` booleans."""
+        named = self.labels_at(np.arange(len(self.table)))
+        return named | self._listed(GUESSED) if self.guessed else named
+
+    def labels_at(self, rows: np.ndarray) -> np.ndarray:
+        """Labelled metas of the pictures in some rows `[m]`, by all rows with their `pano_id`: `[m, k_m]` booleans."""
+        asked, picture = np.unique(self._picture[rows], return_inverse=True)
+        labels = np.zeros((len(asked), len(self.concepts.metas)), dtype=bool)
+        known = self.labelled(np.flatnonzero(np.isin(self._picture, asked)))
+        labels[np.searchsorted(asked, self._picture[known]), self.meta_and_parent[0][known]] = True
+        return labels[picture]
+
+    def likeliest_label(self, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The label with the highest of the `scores` `[n, k_m]` of each picture in some rows, `[m]`; -1 without one.
+
+        It is what counts of the labels of a picture that has several: a model that names any of them is right.
+        """
+        labels = self.labels_at(rows)
+        return np.where(labels.any(axis=1), np.where(labels, scores[rows], -np.inf).argmax(axis=1), -1)
+
+    @cached_property
+    def _picture(self) -> np.ndarray:
+        """Number of the picture of each row, `[n]`."""
+        return np.asarray(self.table["pano_id"].factorize()[0])
 
     @cached_property
     def absent_metas(self) -> np.ndarray:
@@ -174,7 +192,7 @@ class Run(RunFiles):
     def batch(
         self, split: str = "train", n: int = 8, seed: int = 0, features: bool = True, labelled: bool = False
     ) -> Batch:
-        """Up to `n` rows of a split with pictures, texts, labels and, unless they are not wanted, features.
+        """Up to `n` pictures of a split with their first rows' texts, labels and, unless they are not wanted, features.
 
         What the run has not yet is left out, and rows without a known concept where only `labelled` ones are wanted.
 
@@ -183,7 +201,8 @@ class Run(RunFiles):
             tensors of B rows: `row`, `lat`, `lng`, `concept_idx`, `parent_idx`, `cell_label` `(B,)`, `pooled (B, d)`,
             `patch_tokens (B, P, w)`, `hidden (B, 1 + P, w)`.
         """
-        rows = self.labelled(self._rows_of(split)) if labelled else self._rows_of(split)
+        self._rows_of(split)
+        rows = self.labelled(self.pictures[split]) if labelled else self.pictures[split]
         rows = np.sort(np.random.default_rng(seed).choice(rows, min(n, len(rows)), replace=False))
         chosen = self.table.iloc[rows]
         pictures = data.image_files(self.table)

@@ -107,13 +107,12 @@ def prepare_stage1(
     """Stage 1 on the stored features of the adapted encoder; `name` is the checkpoint's stem, None writes none."""
     base = read_prototypes(files)
     columns = ("pooled", "patch_tokens") if BOTTLENECKS[config.bottleneck].needs_tokens else ("pooled",)
-    train_rows, val_rows = (files.labelled(files.rows[split]) for split in ("train", "val"))
-    several = {}
+    several, counted = {}, files.rows
     if config.concept_target == "multi":  # all names of a picture are in one row, so that it counts once
+        counted = files.pictures
         names = ["named_metas", "absent_metas"] + ["foreign_metas"] * (config.foreign_weight is not None)
         several = {name: torch.from_numpy(getattr(files, name)) for name in names}
-        repeated = files.table["pano_id"].duplicated().to_numpy()
-        train_rows, val_rows = train_rows[~repeated[train_rows]], val_rows[~repeated[val_rows]]
+    train_rows, val_rows = (files.labelled(counted[split]) for split in ("train", "val"))
     train = files.loader("train", columns=columns, features=features, half=True).with_columns(**several).of(train_rows)
     val = train.of(val_rows)
     first = train.read(train.rows[:1])
@@ -182,7 +181,7 @@ def prepare_stage2(
     keeper = PatchKeeper.of(load_stage1(files), config.tokens_kept) if config.keeps_some else None
     features = kept_tokens(files, keeper, features)
     train = files.loader("train", columns=columns, features=features, half=True, concept_emb=concept_emb)
-    val = train.of(files.rows["val"])
+    train, val = (train.of(files.pictures[split]) for split in ("train", "val"))
     cells = files.cells
     scale_km = cells.scale_km if config.offset_kind == "tangent" else None
     with seeded(config.seed):
@@ -304,7 +303,7 @@ def load_concept_head(files: Run) -> Stage2CrossAttentionGeoHead | None:
 
 def make_refiner(files: Run, features: FeatureStore) -> NeighbourRefiner:
     """Training pictures of the run, for the refinement inside the most probable cells."""
-    train = files.rows["train"]
+    train = files.pictures["train"]
     return NeighbourRefiner(features.read("pooled", train), files.lat[train], files.lng[train], files.cell_label[train])
 
 

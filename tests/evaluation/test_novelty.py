@@ -113,7 +113,7 @@ def test_the_detector_of_a_run_rests_on_its_splits(trained_run):
 def test_a_panorama_with_several_concepts_is_one_picture(trained_run):
     files = trained_run.files
     files.table["image_sha256"] = [f"{number // 2}" for number in range(len(files.table))]
-    assert novelty.picture_rows(files, np.array([5, 4, 7, 8, 9])).tolist() == [5, 7, 8]
+    assert novelty.distinct_images(files, np.array([5, 4, 7, 8, 9])).tolist() == [5, 7, 8]
 
 
 def test_a_detector_of_other_splits_or_features_is_refused(copied_run):

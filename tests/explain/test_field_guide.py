@@ -64,7 +64,7 @@ def test_log_odds_z_changes_sign_when_two_countries_change_places():
 
 def test_reliability_of_concepts_by_hand():
     table = evidence.concept_reliability(
-        COUNTS, np.array(["A", "B", "C"]), true_meta=np.array([0, 0, 0, 1]), named=np.array([0, 1, 1, 1])
+        COUNTS, np.array(["A", "B", "C"]), labels=np.eye(3, dtype=bool)[[0, 0, 0, 1]], named=np.array([0, 1, 1, 1])
     )
     assert table.loc[0, ["recall", "precision", "confused_with"]].tolist() == [pytest.approx(1 / 3), 1.0, 1]
     assert table.loc[1, "precision"] == pytest.approx(1 / 3)
@@ -72,7 +72,9 @@ def test_reliability_of_concepts_by_hand():
     assert table.loc[2, "n_test"] == 0 and np.isnan(table.loc[2, "recall"]) and np.isnan(table.loc[2, "precision"])
     assert (table.loc[0, "top_country"], table.loc[0, "top_share"]) == ("A", 0.8)
     counts = np.array([[5.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 2.0, 0.0]])
-    asked = evidence.concept_reliability(counts, np.array(["A", "B", "C"]), np.repeat(0, 10), np.arange(10) // 5)
+    asked = evidence.concept_reliability(
+        counts, np.array(["A", "B", "C"]), np.eye(3, dtype=bool)[np.repeat(0, 10)], np.arange(10) // 5
+    )
     assert asked["effective_countries"][:2].tolist() == pytest.approx([1, math.exp(1.5 * math.log(2))])
     assert np.isnan(asked["effective_countries"][2])
     assert asked.loc[0, ["recall_low", "recall_high"]].tolist() == pytest.approx([0.2366, 0.7634], abs=1e-3)

@@ -67,14 +67,14 @@ class Task:
     """What baselines learn from and are asked: the splits of a table with their labels."""
 
     cells: Geocells
-    rows: Mapping[str, np.ndarray]  # of `train`, `val` and `test`
+    rows: Mapping[str, np.ndarray]  # of the pictures of `train`, `val` and `test`
     labels: Labels  # of all rows of the table
 
     @classmethod
     def of(cls, run: Run) -> Task:
-        """That of a run's own splits and cells."""
+        """That of a run's own splits and cells; of several labels of a picture the first is learned from."""
         labels = Labels(run.lat, run.lng, run.country, run.meta_and_parent[0], run.cell_label)
-        return cls(run.cells, run.rows, labels)
+        return cls(run.cells, run.pictures, labels)
 
     def split(self, name: str) -> Labels:
         """Labels of `train`, `val` or `test`."""

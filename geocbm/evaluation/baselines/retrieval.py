@@ -65,7 +65,7 @@ def stage0_galleries(run: Run, cache: Path) -> list[Gallery]:
 
     The pictures of the second gallery are never looked at, which makes it another method than the nearest neighbour.
     """
-    train = run.rows["train"]
+    train = run.pictures["train"]
     own = np.unique(np.stack([run.lat[train], run.lng[train]], axis=1), axis=0)
     adapter, encoder = Stage0Layers(run.need("stage0.safetensors")).gps_adapter, encoders.load_location_encoder()
     return [
@@ -93,7 +93,7 @@ def geoclip(run: Run, cache: Path, backbone: str) -> tuple[Gallery, np.ndarray]:
             f"geoclip_backbone={backbone!r} gives {encoder.pooled_dim} numbers per image, GeoCLIP's head reads "
             f"{wanted}; give {GEOCLIP_BACKBONE} with its visual projection"
         )
-    asked = np.concatenate([run.rows["val"], run.rows["test"]])
+    asked = np.concatenate([run.pictures["val"], run.pictures["test"]])
     shown = run.table.iloc[asked]
     keys = shown["image_sha256"].tolist()
     store = encode_features(encoder.to(compute_device()), image_files(shown), keys, cache, kinds=("pooled",))

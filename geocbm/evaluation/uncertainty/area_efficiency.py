@@ -61,7 +61,7 @@ def searched_areas(files: Run, found: Assessment) -> dict[str, np.ndarray]:
             OWN: found.calibrated.probabilities(rows),
             # Without an answer there is no circle: such an image is found last.
             BY_DISTANCE: -np.where(np.isfinite(near), near, np.inf),
-            BY_FREQUENCY: np.bincount(files.cell_label[files.rows["train"]], minlength=n_cells),
+            BY_FREQUENCY: np.bincount(files.cell_label[files.pictures["train"]], minlength=n_cells),
         }
         for name, scores in orders.items():
             areas[name][rows] = searched_km2(scores, found.true_cell[rows], found.cell_km2)

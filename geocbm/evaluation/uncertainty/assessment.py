@@ -30,7 +30,7 @@ def read_cell_scores(files: Run) -> dict[str, np.ndarray]:
         if str(stored["cells_digest"]) != files.cells.digest:
             raise other("was made with other geocells")
         for split in ("val", "test"):
-            if not np.array_equal(stored[f"{split}_rows"], files.rows[split]):
+            if not np.array_equal(stored[f"{split}_rows"], files.pictures[split]):
                 raise other(f"is of another {split} split")
             if not np.isfinite(stored[f"{split}_logits"]).all():
                 raise other("holds scores that are not numbers")
@@ -88,8 +88,8 @@ def assess(
     `seed` is that of resamples and of the random shares of the regions, `own` the points that do not come from the
     distribution (`methods.own_points`); None for runs of before there was a choice, whose answer is the argmax.
     """
-    logits, cells, train = read_cell_scores(files), files.cells, files.rows["train"]
-    val, test = files.rows["val"], files.rows["test"]
+    logits, cells, train = read_cell_scores(files), files.cells, files.pictures["train"]
+    val, test = files.pictures["val"], files.pictures["test"]
     true_cell = files.cell_label[test]
     temperature = fit_temperature(logits["val"], files.cell_label[val]) if len(val) else 1.0
     seen, belief = CellDistribution(logits["val"], temperature), CellDistribution(logits["test"], temperature)
@@ -140,7 +140,7 @@ def _named(
     files: Run, belief: CellDistribution, named_cell: np.ndarray, answer: Points
 ) -> dict[str, dict[str, np.ndarray]]:
     """Whether countries and regions are named right, see `Assessment.named`."""
-    cells, train, test = files.cells, files.rows["train"], files.rows["test"]
+    cells, train, test = files.cells, files.pictures["train"], files.pictures["test"]
     country = files.country[test]
 
     def region(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:

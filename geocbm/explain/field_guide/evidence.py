@@ -56,22 +56,22 @@ def log_odds_z(counts: np.ndarray, others: np.ndarray | None = None) -> np.ndarr
 
 
 def concept_reliability(
-    counts: np.ndarray, countries: np.ndarray, true_meta: np.ndarray, named: np.ndarray
+    counts: np.ndarray, countries: np.ndarray, labels: np.ndarray, named: np.ndarray
 ) -> pd.DataFrame:
     """How reliable each concept is as a clue, and how well the model sees it.
 
-    `counts` `[C, k_m]` are of `count_table`; `true_meta` `[n]` are the labels of pictures the model was not trained on
-    and `named` `[n]` the metas that it names for them. A row per meta: `labels` in all data, the `top_country` and its
-    `top_share` of them, `effective_countries` (the exponential of their entropy), `n_test`, `recall` with the interval
-    of Wilson (1927), `precision`, and `confused_with` (the meta that is named instead most often, -1 for none).
+    `counts` `[C, k_m]` are of `count_table`; `labels` `[n, k_m]` say which metas are labelled in pictures the model was
+    not trained on (in none of them: unknown), and `named` `[n]` the metas that it names for them. A row per meta:
+    `labels` in all data, the `top_country` and its `top_share` of them, `effective_countries` (the exponential of their
+    entropy), `n_test`, `recall` with the interval of Wilson (1927), `precision` where labels are known, and
+    `confused_with` (the meta that is named instead most often, -1 for none).
     """
     from scipy.stats import binomtest
-    from sklearn.metrics import confusion_matrix
 
-    total, known, metas = counts.sum(axis=0), true_meta >= 0, np.arange(counts.shape[1])
-    table = confusion_matrix(true_meta[known], named[known], labels=metas)
-    n, right = table.sum(axis=1), table.diagonal()
-    wrong = table - np.diag(right)
+    total, metas, known = counts.sum(axis=0), np.arange(counts.shape[1]), labels.any(axis=1)
+    labels, first = labels[known], named[known, None] == metas  # [m, k_m] each
+    n, right = labels.sum(axis=0), (labels & first).sum(axis=0)
+    wrong = labels.T.astype(float) @ (first & ~labels)  # [k_m, k_m] label, and what is named instead
     wilson = [binomtest(right[i], n[i]).proportion_ci(method="wilson") if n[i] else (np.nan, np.nan) for i in metas]
     recall_low, recall_high = np.array(wilson).T
     with np.errstate(invalid="ignore"):
@@ -84,7 +84,7 @@ def concept_reliability(
             "recall": right / n,
             "recall_low": recall_low,
             "recall_high": recall_high,
-            "precision": right / np.bincount(named, minlength=len(total)),
+            "precision": right / first.sum(axis=0),
             "confused_with": np.where(wrong.any(axis=1), wrong.argmax(axis=1), -1),
         }
     return pd.DataFrame(columns)

@@ -87,7 +87,7 @@ class FieldGuide:
     `head` is one whose logits are sums over concepts, for contributions; None leaves them out. A sheet has so many
     `clues` and `pictures` beside each at most, and a country needs `min_samples` images for a sheet. `countries` `[C]`
     are the sorted names of the countries in the data, `counts` `[C, k_m]` of `count_table`; `lift` and `log_odds_z`
-    have the same shape.
+    have the same shape; `images` `[C]` are their pictures, with or without a known concept.
     """
 
     def __init__(
@@ -107,7 +107,9 @@ class FieldGuide:
         self.meta = run.meta_and_parent[0]
         self.counts = evidence.count_table(run.country, self.meta, self.countries, len(run.concepts.metas))
         self.lift, self.log_odds_z = evidence.lift(self.counts), evidence.log_odds_z(self.counts)
-        self.held_out = np.concatenate([run.rows["val"], run.rows["test"]])
+        self._pictures = np.concatenate([run.pictures[split] for split in ("train", "val", "test")])
+        self.images = (run.country[self._pictures] == self.countries[:, None]).sum(axis=1)
+        self.held_out = np.concatenate([run.pictures["val"], run.pictures["test"]])
         self.held_out_country = run.country[self.held_out]
 
     @cached_property
@@ -157,18 +159,17 @@ class FieldGuide:
     @property
     def too_few(self) -> dict[str, int]:
         """Countries without a sheet, and how many images they have."""
-        found = zip(self.countries.tolist(), self.counts.sum(axis=1).astype(int).tolist(), strict=True)
+        found = zip(self.countries.tolist(), self.images.tolist(), strict=True)
         return {name: n for name, n in found if n < self.min_samples}
 
     def country_sheets(self, most: int | None = None) -> list[CountrySheet]:
         """Sheets in alphabetical order, of the `most` countries with the most images."""
-        totals = self.counts.sum(axis=1)
-        order = [at for at in np.argsort(-totals, kind="stable") if totals[at] >= self.min_samples][:most]
+        order = [at for at in np.argsort(-self.images, kind="stable") if self.images[at] >= self.min_samples][:most]
         return [self._country_sheet(int(at)) for at in sorted(order)]
 
     def _country_sheet(self, at: int) -> CountrySheet:
         name = str(self.countries[at])
-        own, here = np.flatnonzero(self.run.country == name), self.held_out_country == name
+        own, here = np.sort(self._pictures[self.run.country[self._pictures] == name]), self.held_out_country == name
         alike = evidence.look_alikes(self.believed, name)
         return CountrySheet(
             country=name,
@@ -184,6 +185,7 @@ class FieldGuide:
     def _clues(self, at: int, own: np.ndarray) -> tuple[Clue, ...]:
         """The surest clues of the labels, then up to two that the model relies on most among the others."""
         z, name = self.log_odds_z[at], str(self.countries[at])
+        labelled = np.flatnonzero(self.run.country == name)  # of a picture a row for each label
         shown = (z >= evidence.MIN_Z) & (self.counts[at] >= MIN_LABELS)
         by_labels = [int(meta) for meta in np.argsort(-z, kind="stable") if shown[meta]][: self.most_clues]
         adds = self.contributions.get(name)
@@ -202,7 +204,7 @@ class FieldGuide:
                 log_odds_z=float(z[meta]),
                 contribution=float("nan") if adds is None else float(adds[meta]),
                 of_labels=meta in by_labels,
-                rows=self._examples(own[self.meta[own] == meta] if meta in by_labels else own, meta),
+                rows=self._examples(labelled[self.meta[labelled] == meta] if meta in by_labels else own, meta),
             )
             for meta in by_labels + by_model
         )
@@ -224,9 +226,9 @@ class FieldGuide:
 
     def concept_sheets(self, most: int | None = None) -> list[ConceptSheet]:
         """Sheets by parent and name, of the `most` concepts with the most labels."""
-        test, n_metas = self.run.rows["test"], self.counts.shape[1]
+        test, n_metas = self.run.pictures["test"], self.counts.shape[1]
         named = self.scores[test][:, :n_metas].argmax(axis=1)
-        table = evidence.concept_reliability(self.counts, self.countries, self.meta[test], named)
+        table = evidence.concept_reliability(self.counts, self.countries, self.run.labels_at(test), named)
         chosen = np.argsort(-self.counts.sum(axis=0), kind="stable")[:most]
         parents = self.run.concepts.parent_index
         return [

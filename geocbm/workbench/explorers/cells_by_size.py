@@ -34,12 +34,12 @@ def cells(run: Run) -> None:
     sizes = sizes_of(run)
     first = max(0, min(sizes.index(own) - ON_A_PAGE // 2, len(sizes) - ON_A_PAGE))
     by_size = {size: cut(run, size) for size in sizes[first : first + ON_A_PAGE]}
-    html.put_figure(cell_slider(by_size, run.table.iloc[run.rows["train"]], own))
+    html.put_figure(cell_slider(by_size, run.table.iloc[run.pictures["train"]], own))
 
 
 def sizes_of(run: Run) -> list[int]:
     """Values of `min_samples_per_cell` that make sense for a run, the run's own among them."""
-    train = run.rows["train"]
+    train = run.pictures["train"]
     largest = pd.Series(run.country[train]).value_counts().iloc[0]
     fitting = [size for size in SIZES if len(train) / MOST_CELLS <= size <= largest]
     return sorted({*fitting, run.cells.settings["min_samples_per_cell"]})
@@ -49,7 +49,7 @@ def cut(run: Run, size: int) -> Geocells:
     """The cells of a run for another value of `min_samples_per_cell`; its own for its own."""
     if size == run.cells.settings["min_samples_per_cell"]:
         return run.cells
-    train, others = run.rows["train"], {name: run.cells.settings[name] for name in ("seed", "merge_below")}
+    train, others = run.pictures["train"], {name: run.cells.settings[name] for name in ("seed", "merge_below")}
     return build_geocells(run.lat[train], run.lng[train], run.country[train], size, **others)
 
 
@@ -91,10 +91,11 @@ class CellExplorer:
         """Draw the cells of the chosen value, and look into the largest one."""
         cells, member, lines, stars, km = self._prepare(self.size.value)
         self.cells, self.member, self.km = cells, member, km
-        train = self.run.rows["train"]
+        train = self.run.pictures["train"]
         colour = cell_colours(cells.centers)[member]
         texts = np.array([f"cell {each}, {escape(cells.country[each])}" for each in member], dtype=object)
-        middle = {split: float(np.median(km[self.run.rows[split]])) for split in SPLITS if len(self.run.rows[split])}
+        asked = {split: self.run.pictures[split] for split in SPLITS}
+        middle = {split: float(np.median(km[rows])) for split, rows in asked.items() if len(rows)}
         errors = ", ".join(f"{km_text(error)} ({split})" for split, error in middle.items())
         sentence = f"{plural(len(cells), 'cell')}; median oracle error {errors}. Click a picture or a star."
         with self.map.figure.batch_update():
@@ -125,7 +126,7 @@ class CellExplorer:
         rows = []
         for name, inside in (("this cell", self.member == self.cell.value), ("all cells", self.member >= 0)):
             for split in SPLITS:
-                km = self.km[self.run.rows[split]][inside[self.run.rows[split]]]
+                km = self.km[self.run.pictures[split]][inside[self.run.pictures[split]]]
                 if len(km):
                     rows.append((name, split, len(km), np.median(km), np.percentile(km, 90), km.max()))
         return pd.DataFrame(rows, columns=["", "split", "pictures", "median", "90th percentile", "largest"]).round(1)
@@ -133,7 +134,7 @@ class CellExplorer:
     def look(self, _change: Any = None, mark: bool = True) -> None:
         """Show the pictures of the chosen cell, those nearest to its centre first, and how far they lie from it."""
         cell = self.cell.value
-        rows = self.run.rows["train"][self.cells.sample_to_cell == cell]
+        rows = self.run.pictures["train"][self.cells.sample_to_cell == cell]
         rows = rows[np.argsort(self.km[rows], kind="stable")]
         self.map.mark(rows if mark else None)
         self.status.value = said(

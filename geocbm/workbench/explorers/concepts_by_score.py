@@ -46,7 +46,7 @@ def concepts(run: Run, examples: int = 6) -> None:
         show(ConceptExplorer(run).box)
         return
     seen = SeenConcepts(run)
-    rows = next((run.rows[split] for split in ("test", "val", "train") if len(run.rows[split])), run.rows["train"])
+    rows = next(own for split in ("test", "val", "train") if len(own := run.pictures[split]) or split == "train")
     table = seen.reliability(rows, range(len(run.concepts.metas)))
     html.put(html.table_html(table, "How reliable each concept is"), table.to_string())
     labelled = np.flatnonzero(table["images"]) if table["images"].any() else np.arange(len(table))
@@ -63,7 +63,7 @@ class SeenConcepts:
     """What Stage 1 sees in the pictures of a run."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.meta = run, run.meta_and_parent[0]
+        self.run, self.labelled = run, run.labels_at(np.arange(len(run.table)))  # [n, k_m]
         self.scores = predictions.read_concept_scores(run)["meta"]  # (n, k_m)
         self.labels = concept_labels.read_concept_labels(run)
         self.stage1 = stages.load_stage1(run)
@@ -88,7 +88,7 @@ class SeenConcepts:
         """Rows in one of `ORDERS`."""
         names = list(ORDERS)
         if order != names[0]:
-            rows = rows[(self.meta[rows] == meta) == (order == names[1])]
+            rows = rows[self.labelled[rows, meta] == (order == names[1])]
         score = self.scores[rows, meta]
         return rows[np.argsort(score if order == names[1] else -score, kind="stable")]
 
@@ -127,9 +127,9 @@ class SeenConcepts:
         from scipy.stats import binomtest
         from sklearn.metrics import average_precision_score
 
-        label, named, lines = self.meta[rows], self.scores[rows].argmax(axis=1), []
+        named, lines = self.scores[rows].argmax(axis=1), []
         for meta in metas:
-            labelled, score = label == meta, self.scores[rows, meta]
+            labelled, score = self.labelled[rows, meta], self.scores[rows, meta]
             there = self.labels.present[rows, meta] if self.labels.complete else labelled
             right = int((labelled & (named == meta)).sum())
             n = int(labelled.sum())
@@ -179,7 +179,7 @@ class ConceptExplorer:
         self.run, self.seen = run, SeenConcepts(run)
         names = run.concepts.metas
         options = sorted((f"{run.concepts.meta_to_parent[name]}: {name}", meta) for meta, name in enumerate(names))
-        splits = [split for split in ("test", "val", "train") if len(run.rows[split])]
+        splits = [split for split in ("test", "val", "train") if len(run.pictures[split])]
         self.concept = dropdown("concept", options)
         self.concept.layout.width = "420px"
         self.split = dropdown("split", splits)
@@ -206,7 +206,7 @@ class ConceptExplorer:
 
     def look(self, _change: Any = None) -> None:
         """Show the chosen concept."""
-        meta, seen, rows = self.concept.value, self.seen, self.run.rows[self.split.value]
+        meta, seen, rows = self.concept.value, self.seen, self.run.pictures[self.split.value]
         name = self.run.concepts.metas[meta]
         table = seen.reliability(rows, [meta]).T.rename(columns={name: f"on {self.split.value}"})
         self.table.value = html.table_html(table, f"Reliability of {name}", index=True)
@@ -232,7 +232,7 @@ class ConceptExplorer:
     def sort(self, _change: Any = None) -> None:
         """Show its pictures in the chosen order, with or without maps."""
         order = self.order.value
-        shown = self.seen.ranked(self.run.rows[self.split.value], self.concept.value, order)
+        shown = self.seen.ranked(self.run.pictures[self.split.value], self.concept.value, order)
         self.strip.show(shown)
         self.status.value = said(": ".join(text for text in (f"{len(shown):,} pictures", order, ORDERS[order]) if text))
 

@@ -38,7 +38,7 @@ def photograph(run: Run, model: GeoCBM | None = None) -> None:
         model: that of the run where it is loaded already.
     """
     explorer = PhotographExplorer(model or GeoCBM.load(run.folder))
-    example = image_files(run.table.iloc[run.rows["test"][:1]])[0]
+    example = image_files(run.table.iloc[run.pictures["test"][:1]])[0]
     if is_live():
         explorer.show(example, EXAMPLE)  # what is read once is read by now, and the first photograph need not wait
         show(explorer.box)
