@@ -117,15 +117,17 @@ def test_a_vocabulary_with_other_names_or_parents_is_refused(copied_run, column)
 
 def test_cells_of_another_training_split_are_refused(copied_run):
     files = copied_run.files
-    files.__dict__["rows"] = {"train": files.rows["train"][:-4]}
+    files.__dict__["pictures"] = {"train": files.pictures["train"][:-4]}
     write_cells(files, 4)
-    with pytest.raises(MismatchError, match=r"38 training rows, the table has 42; .* geocbm run --run tiny --from 02"):
+    with pytest.raises(
+        MismatchError, match=r"38 training pictures, the table has 42; .* geocbm run --run tiny --from 02"
+    ):
         _ = copied_run.files.cells
 
 
 def test_cells_of_as_many_other_rows_are_refused(copied_run):
     files = copied_run.files
-    files.__dict__["rows"] = {"train": files.rows["train"][::-1]}
+    files.__dict__["pictures"] = {"train": files.pictures["train"][::-1]}
     write_cells(files, 4)
     with pytest.raises(MismatchError, match=r"other training rows: \d+ of 42 .* geocbm run --run tiny --from 02"):
         _ = copied_run.files.cells

@@ -12,7 +12,8 @@ from geocbm.files import paths
 
 pytestmark = pytest.mark.browser
 WIDE, NARROW = 1280, 390
-VIEWS = [(WIDE, "light", True), (NARROW, "dark", True), (WIDE, "dark", False), (NARROW, "light", False)]
+VIEWS = [(WIDE, "light", "dark"), (NARROW, "dark", "light")]
+"""Width, colours in which the page is opened and examined, and those to which it is switched in between."""
 TOO_WIDE = """() => [...document.querySelectorAll("main *, header *")]
     .filter(part => part.getBoundingClientRect().right > document.documentElement.clientWidth + 1
         && !part.closest(".rich, .scroll, pre, .formula, .js-plotly-plot, .skip, [hidden], details:not([open])"))
@@ -47,33 +48,27 @@ def test_there_are_pages() -> None:
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
 def test_a_page_is_whole_and_accessible(browser: Browser, page: Path) -> None:
-    for width, scheme, checked in VIEWS:
+    for width, scheme, other in VIEWS:
         sheet, wrong = opened(browser, page, width, scheme)
-        view = f"{page.name} at {width} px, {scheme}"
-        assert not wrong, f"{view}: {wrong}"
-        assert sheet.locator(".undrawn").count() == 0, f"{view}: a figure was not drawn"
-        assert not (wide := sheet.evaluate(TOO_WIDE)), f"{view}: wider than the window: {wide}"
-        if checked:
-            sheet.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
-            found = Axe().run(sheet, options={"preload": False}).response["violations"]
-            serious = [
-                f"{rule['id']}: {node['html'][:160]}"
-                for rule in found
-                if rule["impact"] in ("serious", "critical")
-                for node in rule["nodes"]
-            ]
-            assert not serious, f"{view}: {serious[:5]} and {len(serious[5:])} more"
-        sheet.context.close()
-
-
-def test_the_first_screen_of_a_notebook_shows_its_answer_and_its_picture(browser: Browser) -> None:
-    for page in pages():
-        if page.name == "index.html" or page.name.startswith("00"):
-            continue
-        sheet, _ = opened(browser, page, WIDE, "light")
-        answer = sheet.locator(".answer")
-        assert answer.count() == 1, f"{page.name} does not begin with its answer"
-        assert answer.bounding_box()["y"] < 600, f"{page.name}: the answer stands below the first screen"
+        if width == WIDE and page.name[:2] not in ("in", "00"):
+            answer = sheet.locator(".answer")
+            assert answer.count() == 1, f"{page.name} does not begin with its answer"
+            assert answer.bounding_box()["y"] < 600, f"{page.name}: the answer stands below the first screen"
+        for colours in (other, scheme):
+            sheet.emulate_media(color_scheme=colours)
+            view = f"{page.name} at {width} px, {colours}"
+            assert not wrong, f"{view}: {wrong}"
+            assert sheet.locator(".undrawn").count() == 0, f"{view}: a figure was not drawn"
+            assert not (wide := sheet.evaluate(TOO_WIDE)), f"{view}: wider than the window: {wide}"
+        sheet.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        found = Axe().run(sheet, options={"preload": False}).response["violations"]
+        serious = [
+            f"{rule['id']}: {node['html'][:160]}"
+            for rule in found
+            if rule["impact"] in ("serious", "critical")
+            for node in rule["nodes"]
+        ]
+        assert not serious, f"{view}: {serious[:5]} and {len(serious[5:])} more"
         sheet.context.close()
 
 

@@ -28,7 +28,12 @@ def with_interval(figure: dict[str, float]) -> float:
 
 def run(**values: object) -> SimpleNamespace:
     rows = {"train": ROWS[:20], "val": ROWS[20:], "test": ROWS}
-    return SimpleNamespace(lat=LAT, lng=LNG, rows=rows, labelled=lambda chosen: chosen, **values)
+    found = SimpleNamespace(lat=LAT, lng=LNG, rows=rows, pictures=rows, labelled=lambda chosen: chosen, **values)
+    if "meta_and_parent" in values:  # one label of each picture
+        meta = found.meta_and_parent[0]
+        found.labels_at = lambda chosen: np.eye(meta.max() + 1, dtype=bool)[meta[chosen]]
+        found.likeliest_label = lambda scores, chosen: meta[chosen]
+    return found
 
 
 def test_places_by_hand() -> None:

@@ -134,7 +134,7 @@ def test_records_have_their_rows_in_the_table_of_metrics(files, answers) -> None
 
 def test_without_a_validation_split_methods_answer_their_argmax(copied_run) -> None:
     files = copied_run.files
-    files.rows["val"] = np.zeros(0, dtype=np.int64)
+    files.pictures["val"] = np.zeros(0, dtype=np.int64)
     simple = {answer.name: answer for answer in evaluation.all_baselines(files, copied_run.cache)}
     points = {name: simple[name].choice.point for name in ("prior", "gallery", "knn", "linear_probe")}
     assert points == {"prior": "own", "gallery": "own", "knn": "own", "linear_probe": "neighbours"}

@@ -43,6 +43,7 @@ def run_at(
         run="edge",
         cells=cells,
         rows=rows,
+        pictures=rows,
         need=lambda name: folder / name,
         path=lambda name: folder / name,
         remedy=lambda name: "",
@@ -133,8 +134,7 @@ def test_a_class_without_test_images_is_left_out_of_macro_recall():
 
 def test_pages_without_test_images_have_nothing_to_keep(copied_run):
     files = copied_run.files
-    files.rows["test"] = np.zeros(0, dtype=np.int64)
-    rows = files.rows["test"]
+    rows = np.zeros(0, dtype=np.int64)
     places = {"lat": np.zeros(0), "lng": np.zeros(0), "cell": np.zeros((0, 1), int)}
     assert stage_metrics.measure_places(files, places, rows) == {}
     assert stage_metrics.place_records(files, {"both": places}, rows) == {}

@@ -25,7 +25,7 @@ def run(tmp_path_factory, folders):
     """A run without Japan, half of whose pictures are labelled with a concept of its own."""
     write = tiny_run.write_pictures
 
-    def with_own_concept(folder):
+    def with_own_concept(folder, **_given):
         csv = write(folder)
         table = pd.read_csv(csv, keep_default_na=False)
         own = table["country"].eq(OUT) & table["parent_concept"].eq("pole")

@@ -237,7 +237,7 @@ def test_missing_answers_are_counted_and_written_in_words(files, test_rows):
 
 def test_without_test_images_there_is_no_metric(copied_run):
     files = copied_run.files
-    files.rows["test"] = np.zeros(0, dtype=np.int64)
+    files.pictures["test"] = np.zeros(0, dtype=np.int64)
     nobody = np.zeros(0)
     answers = [Prediction("stage2", nobody, nobody), Prediction("stage1", meta=nobody)]
     table = evaluation.measure(evaluation.TruePlaces(files), answers)

@@ -65,8 +65,8 @@ def found(parts: tuple[MapModel, dict]) -> Controls:
 
 @pytest.mark.parametrize("n", [2, 3, 50])
 def test_an_exchange_moves_every_test_row_and_uses_each_once(n):
-    run = SimpleNamespace(table=range(n + 7), rows={"test": np.arange(5, n + 5)})
-    source, test = exchange_rows(run, seed=n), run.rows["test"]
+    run = SimpleNamespace(table=range(n + 7), pictures={"test": np.arange(5, n + 5)})
+    source, test = exchange_rows(run, seed=n), run.pictures["test"]
     assert sorted(source[test]) == test.tolist() and (source[test] != test).all()
     rest = np.setdiff1d(np.arange(n + 7), test)
     assert source[rest].tolist() == rest.tolist()

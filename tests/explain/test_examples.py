@@ -45,7 +45,7 @@ def test_similar_pictures_are_of_the_concept_and_of_other_panoramas() -> None:
     pooled = np.array([[1.0, 0], [2, 0.1], [0, 1], [1, 0.2], [3, 0], [1, 0.05], [1, 0]])
     table = pd.DataFrame({"pano_id": ["a", "b", "c", "d", "a", "b", "e"]})
     run = SimpleNamespace(
-        table=table, rows={"train": np.arange(1, 7)}, meta_and_parent=(np.array([7, 7, 7, 7, 7, 7, 8]),)
+        table=table, pictures={"train": np.arange(1, 7)}, meta_and_parent=(np.array([7, 7, 7, 7, 7, 7, 8]),)
     )
     # 4 is the same panorama as the picture, 5 the same as 1, and 6 shows another concept.
     assert similar_rows(run, pooled, 0, 7, 3).tolist() == [1, 3, 2]

@@ -125,7 +125,7 @@ def test_without_a_validation_split_the_argmax_is_answered(copied_run) -> None:
     concepts = stages.predict_concepts(files, features)
     head = stages.load_stage2(files)
     head.config = replace(head.config, answer_point="validation")
-    files.rows["val"] = np.zeros(0, dtype=np.int64)
+    files.pictures["val"] = np.zeros(0, dtype=np.int64)
     decoder = predictions.make_decoder(files, head, concepts, features)
     assert decoder.choice.point == "offset" and "empty" in decoder.choice.remark
     places = predictions.predict_places(files, head, concepts, features, files.rows["test"], None, decoder)

@@ -39,7 +39,7 @@ def test_orders_by_hand():
     files = SimpleNamespace(
         cells=type("Cells", (), {"centers": latlng_to_cartesian(np.zeros(3), lng), "__len__": lambda self: 3})(),
         cell_label=np.array([0, 2, 2, 1, 1, 1]),
-        rows={"train": np.arange(6)},
+        pictures={"train": np.arange(6)},
     )
     found = SimpleNamespace(
         calibrated=CellDistribution(np.log(np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]]))),

@@ -159,7 +159,7 @@ def test_a_missing_answer_is_a_miss_and_no_figure_that_is_infinite_is_kept(files
 def test_an_empty_test_split_has_no_metrics(copied_run):
     files = copied_run.files
     nobody = np.array([], dtype=np.int64)
-    files.rows["test"] = nobody
+    files.pictures["test"] = nobody
     rewrite(copied_run, test_rows=nobody, test_logits=np.empty((0, len(files.cells)), np.float16))
     found = assessment.assess(files, np.zeros(0), np.zeros(0))
     measured = measures.measure(found)
@@ -183,7 +183,7 @@ def test_photographs_in_one_block_have_no_intervals(files):
 def test_an_empty_validation_split_calibrates_nothing(copied_run):
     files = copied_run.files
     nobody = np.array([], dtype=np.int64)
-    files.rows["val"] = nobody
+    files.pictures["val"] = nobody
     with np.load(copied_run.folder / "cell_scores.npz") as stored:
         content = dict(stored) | {"val_rows": nobody, "val_logits": np.empty((0, len(files.cells)), np.float16)}
     save_arrays(copied_run.folder / "cell_scores.npz", content)
