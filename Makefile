@@ -1,6 +1,7 @@
 # Each target needs nothing but Python 3.11 or later and make: the first one you run creates .venv from the lock.
 #   make run      install, build the demonstration world, run the whole demo chain, render the reports
-#   make test     every check: style, types, pairs, unit tests, the smoke chain, its reports, nbval, Chromium if it is there
+#   make test     style, types, pairs, unit tests, the smoke chain, its reports, nbval
+#   make ci       the same, then its pages and JupyterLab in Chromium, where that is installed
 #   make soak     the campaigns of tests/RELIABILITY.md: kills, full disks, damaged files, strangers' tables (over an hour)
 #   make browser  the pages of the newest run, and JupyterLab on it, in Chromium (Debian: apt install chromium)
 #   make clicks   how long each explorer takes to answer a click in JupyterLab
@@ -16,7 +17,7 @@ WORKERS := 2
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test soak browser clicks screenshots lab lock install
+.PHONY: run test ci soak browser clicks screenshots lab lock install
 .DEFAULT_GOAL := run
 
 $(STAMP): requirements.lock pyproject.toml
@@ -40,20 +41,25 @@ lab: $(STAMP)
 		$(BIN)/python -m jupyter lab --ServerApp.root_dir="$(CURDIR)"
 
 # The smoke chain (tests/workbench/test_chain.py reads GEOCBM_TEST_ROOT), nbval and the browser share one scratch folder, so
-# that the world is made once and the user's data/ and reports/ stay untouched. In the browser are all pages, and Run All
-# of three notebooks with explorers; of the others, whose cells nbval has run, `make browser` does it: minutes less.
+# that the world is made once and the user's data/ and reports/ stay untouched.
 test: $(STAMP)
 	@echo "geocbm: style, types and pairs"
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m geocbm check
-	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	@scratch="$(SCRATCH)"; test -n "$$scratch" || { scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT; } && \
 	echo "geocbm: unit tests, the smoke chain and its reports" && \
 	OMP_NUM_THREADS=1 GEOCBM_TEST_ROOT="$$scratch" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests && \
 	echo "geocbm: nbval over the notebooks" && \
 	GEOCBM_DATA="$$scratch/data" GEOCBM_REPORTS="$$scratch/reports" $(BIN)/python -m pytest -p no:cacheprovider \
-		--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg notebooks && \
+		--nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg notebooks
+
+# In the browser are all pages, and Run All of three notebooks with explorers; of the others, whose cells nbval has run,
+# `make browser` does it: minutes less.
+ci: $(STAMP)
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	$(MAKE) --no-print-directory test SCRATCH="$$scratch" && \
 	echo "geocbm: pages and JupyterLab in Chromium, where it is there" && \
 	GEOCBM_DATA="$$scratch/data" GEOCBM_REPORTS="$$scratch/reports" GEOCBM_BROWSER=optional $(BROWSER) -rs \
 		-k "not run_all or 00_ or 02_ or 08_"
