@@ -40,7 +40,6 @@ from geocbm.data.concepts import META_TEMPLATES
 from geocbm.encoders import load_text_encoder
 from geocbm.evaluation import stage_metrics
 from geocbm.models import losses
-from geocbm.models.retrieval import class_mean_accuracy
 from geocbm.models.stage0 import Stage0Config
 from geocbm.run import Batch, Run, encoding, stages
 from geocbm.workbench import explorers, notebook, settings
@@ -164,9 +163,10 @@ sides = {"untouched": before, "after Stage 0": after}
 if len(val):
     km = {name: stage_metrics.nearest_neighbour_km(side, files, val) for name, side in sides.items()}
     nb.show(plots.error_curves(km, title="Error of the nearest training image, validation split"))
-labels, known = dict(zip(("meta", "parent"), files.meta_and_parent, strict=True)), files.labelled(val)
-probe = class_mean_accuracy(sides, labels, files.labelled(files.rows["train"]), known)
-nb.table((100 * probe).round(1), caption="Named right by the nearest class mean, validation split, %")
+means = stage_metrics.measure_class_means(files, sides, bootstrap, seed)
+probe = metrics.interval_frame({name: {"share": own} for name, own in means.items()}, "features")
+labels = {"share": metrics.metric("stage0.class_mean_meta")}
+nb.table(metrics.readable(probe, labels), caption="Named right by the nearest class mean, validation split")
 
 # %% [markdown]
 # ## Make it yours: another contrast
@@ -197,8 +197,8 @@ if own_loss:
 # %%
 found = stage_metrics.measure_retrieval(files, model, after, held_out, bootstrap, seed)
 nb.record_all("stage0", metrics.recordables(found) | {"best_epoch": result.best_epoch})
-for name, side in {"class_mean_meta": after, "class_mean_meta_untouched": before}.items() if len(known) else ():
-    nb.record(f"stage0.{name}", metrics.recordable(stage_metrics.measure_class_means(files, side, bootstrap, seed)))
+names = {"class_mean_meta": "after Stage 0", "class_mean_meta_untouched": "untouched"}
+nb.record_all("stage0", metrics.recordables({key: means[side] for key, side in names.items() if side in means}))
 nb.answer("A picture ranks its own place first in {stage0.recall_1} and among ten in {stage0.recall_10} of cases.")
 
 # %% [markdown]

@@ -8,7 +8,7 @@ from tiny_run import train_tiny_run
 
 from geocbm.data.concept_list import ABSENT
 from geocbm.data.concepts import SEPARATOR, UNKNOWN
-from geocbm.evaluation import concept_floor, methods, stage_metrics
+from geocbm.evaluation import concept_floor, methods, proximity, stage_metrics
 from geocbm.evaluation.uncertainty import assessment
 from geocbm.explain import concept_labels
 from geocbm.explain.field_guide import evidence
@@ -59,6 +59,7 @@ def test_places_are_measured_once_for_each_picture(run):
     assert table.loc["stage2", "median_km"] == pytest.approx(np.median(km))
     assert table.loc["stage2", "geoscore"] == pytest.approx(geoscore(km).mean())
     found = assessment.assess(run, places["lat"], places["lng"], n_resamples=20)
+    assert len(proximity.nearest_train_km(run)) == len(test)
     assert found.n_val == len(run.pictures["val"]) and len(found.right) == len(test)
 
 

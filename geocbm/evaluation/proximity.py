@@ -25,7 +25,8 @@ def split_kind(run: Run) -> str:
 
 def nearest_train_km(run: Run) -> np.ndarray:
     """Distance `[n_test]` from each test image of a run to the nearest training place, km."""
-    return data.nearest_train_km(run.table, data.load_splits(run.need("splits.json"), run.table))
+    pictures = np.sort(np.concatenate([run.pictures[split] for split in ("train", "val", "test")]))
+    return data.nearest_train_km(run.table.iloc[pictures], run.splits)
 
 
 def by_distance(nearest_km: np.ndarray, errors: Mapping[str, np.ndarray], drawn: Resamples) -> pd.DataFrame:

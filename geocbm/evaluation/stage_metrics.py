@@ -55,12 +55,29 @@ def measure_retrieval(
     return found | {"retrieval_km": drawn.estimate(km, "median")}
 
 
-def measure_class_means(files: Run, pooled: np.ndarray, n_resamples: int = 200, seed: int = 0) -> Estimate:
-    """Share of the validation split whose concept the nearest class mean of `pooled` `(n, d)` names right."""
-    train, val = files.labelled(files.rows["train"]), files.labelled(files.pictures["val"])
-    named = nearest_class_mean(pooled, files.meta_and_parent[0], train, val)
-    right = files.labels_at(val)[np.arange(len(val)), named]
-    return Resamples(spatial_blocks(files.lat[val], files.lng[val]), n_resamples, seed).estimate(right)
+MOST_FREQUENT = "most frequent concept"
+
+
+def measure_class_means(
+    files: Run, features: Mapping[str, np.ndarray], n_resamples: int = 200, seed: int = 0
+) -> dict[str, Estimate]:
+    """Share of the validation pictures whose concept the nearest class mean names right, by the name of the features.
+
+    Features `(n, d)` are of all rows. With them comes what naming the most frequent concept of the training split gets
+    (`MOST_FREQUENT`); nothing where no validation picture has a known concept.
+    """
+    meta, train, val = (
+        files.meta_and_parent[0],
+        files.labelled(files.rows["train"]),
+        files.labelled(files.pictures["val"]),
+    )
+    if not len(val):
+        return {}
+    named = {name: nearest_class_mean(pooled, meta, train, val) for name, pooled in features.items()}
+    named[MOST_FREQUENT] = np.full(len(val), np.bincount(meta[train]).argmax())
+    drawn = Resamples(spatial_blocks(files.lat[val], files.lng[val]), n_resamples, seed)
+    labels = files.labels_at(val)
+    return {name: drawn.estimate(labels[np.arange(len(val)), own]) for name, own in named.items()}
 
 
 def measure_concepts(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -11,9 +10,6 @@ from torch.nn import functional
 
 from geocbm.errors import ParameterError
 from geocbm.geodesy import haversine_km
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def retrieval_by_row(image: Tensor, place: Tensor, lat: np.ndarray, lng: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -72,25 +68,3 @@ def nearest_class_mean(
     # The length of a mean does not matter to the choice, so sums serve.
     means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
     return classes[np.argmax(centred[rows] @ means.T, axis=1)]
-
-
-def class_mean_accuracy(
-    features: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], train_rows: np.ndarray, rows: np.ndarray
-) -> pd.DataFrame:
-    """Share of rows whose class `nearest_class_mean` names right, and of the most frequent class for comparison.
-
-    Features `(n, d)` go by the name of their encoder, labels `(n,)` of all rows by theirs. A row per encoder and a last
-    one for the most frequent class, a column per label; shares from 0 to 1. No rows where nothing is measured.
-    """
-    import pandas as pd
-
-    if not len(rows):
-        return pd.DataFrame(columns=list(labels), dtype=float).rename_axis("features")
-    shares = {
-        name: [float((nearest_class_mean(values, of, train_rows, rows) == of[rows]).mean()) for of in labels.values()]
-        for name, values in features.items()
-    }
-    shares["most frequent class"] = [
-        float((of[rows] == np.bincount(of[train_rows]).argmax()).mean()) for of in labels.values()
-    ]
-    return pd.DataFrame.from_dict(shares, orient="index", columns=list(labels)).rename_axis("features")

@@ -91,4 +91,8 @@ def test_retrieval_and_class_means_by_hand() -> None:
     features = np.where(labels[:, None] == 0, [[1.0, 0.0]], [[0.0, 1.0]])
     features[20:30] = features[20:30, ::-1]  # half of the validation pictures look like the other class
     files = run(meta_and_parent=(labels, labels))
-    assert with_interval(stage_metrics.measure_class_means(files, features)) == 0.5  # type: ignore[arg-type]
+    shares = stage_metrics.measure_class_means(files, {"mine": features, "blind": np.ones((N, 2))})
+    assert with_interval(shares["mine"]) == 0.5
+    assert with_interval(shares[stage_metrics.MOST_FREQUENT]) == 0.5  # both classes are as frequent
+    files.labelled = lambda chosen: chosen[chosen < 20]
+    assert stage_metrics.measure_class_means(files, {"mine": features}) == {}  # no concept of validation is known

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from geocbm.errors import ParameterError
-from geocbm.models.retrieval import class_mean_accuracy, nearest_class_mean
+from geocbm.models.retrieval import nearest_class_mean
 
 # Directions of four training images, two of each class (5 and 9), then three to name; their lengths must not matter.
 FEATURES = np.array([[1.0, 0.1], [3.0, -0.3], [0.1, 1.0], [-0.2, 2.0], [9.0, 1.0], [0.1, 0.5], [1.0, 0.9]])
@@ -21,16 +21,6 @@ def test_what_all_images_share_does_not_count():
         [FEATURES / np.linalg.norm(FEATURES, axis=1, keepdims=True), np.full((7, 1), 50.0)], axis=1
     )
     assert nearest_class_mean(shifted, LABELS, TRAIN, ROWS).tolist() == [5, 9, 5]
-
-
-def test_shares_beside_that_of_the_most_frequent_class():
-    parent = np.array([0, 0, 0, 1, 0, 1, 1])
-    table = class_mean_accuracy(
-        {"untouched": FEATURES, "blind": np.ones((7, 2))}, {"meta": LABELS, "parent": parent}, TRAIN, ROWS
-    )
-    assert list(table.index) == ["untouched", "blind", "most frequent class"]
-    assert table.loc["untouched", "meta"] == pytest.approx(2 / 3)
-    assert table.loc["most frequent class"].tolist() == pytest.approx([1 / 3, 1 / 3])
 
 
 def test_impossible_questions_are_named():
