@@ -85,9 +85,9 @@ def test_a_loader_reads_the_columns_that_are_asked_for(trained_run):
     (first, *_), loader = list(files.loader("train", 10)), files.loader("train", 10)
     assert set(first) == LABELS | {"pooled"}
     assert np.concatenate([batch["row"].numpy() for batch in loader]).tolist() == files.rows["train"].tolist()
-    assert set(next(iter(files.loader("val", 5, "stage0")))) == LABELS | {"hidden"}
+    assert set(next(iter(files.loader("val", 5, ["hidden"])))) == LABELS | {"hidden"}
     own = torch.arange(len(files.table))
-    batch = next(iter(files.loader("val", 5, "stage2", concept_emb=own)))
+    batch = next(iter(files.loader("val", 5, ["patch_tokens"], concept_emb=own)))
     assert set(batch) == LABELS | {"patch_tokens", "concept_emb"}
     assert batch["concept_emb"].tolist() == batch["row"].tolist()
 
@@ -106,8 +106,8 @@ def test_unknown_splits_columns_and_short_tensors_are_named(trained_run):
         files.batch("dev")
     with pytest.raises(ParameterError, match=r"no 'pixels'.*pooled"):
         files.loader("train", columns=["pixels"])
-    with pytest.raises(ParameterError, match=r"columns='stage7'"):
-        files.loader("train", columns="stage7")
+    with pytest.raises(ParameterError, match=r"columns='pooled' is a text"):
+        files.loader("train", columns="pooled")
     with pytest.raises(ParameterError, match=r"mine has 3 rows"):
         files.loader("train", mine=torch.zeros(3))
     with pytest.raises(ParameterError, match=r"'other'.*'adapted'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from tiny_run import train_tiny_run
 
@@ -124,3 +125,12 @@ def test_pictures_without_a_known_concept_count_for_no_concept(run):
     other.table, other.concepts = run.table.assign(**names), run.concepts
     counts = evidence.count_table(other.country, other.meta_and_parent[0], np.unique(other.country), 6)
     assert counts.sum() == 97 and (other.meta_and_parent[0] == -1).sum() == 3
+
+
+def test_examples_of_a_sheet_are_the_likeliest_pictures_each_once(run):
+    guide = FieldGuide(run, min_samples=1, pictures=2)
+    for sheet in guide.concept_sheets():
+        labelled = run.labels_at(np.arange(100))[:, sheet.meta]
+        score = pd.Series(guide.scores[labelled, sheet.meta], run.table["pano_id"][labelled]).groupby(level=0).first()
+        shown = run.table["pano_id"].iloc[list(sheet.rows)].tolist()
+        assert sorted(score[shown]) == sorted(score.nlargest(2)) and len(set(shown)) == 2

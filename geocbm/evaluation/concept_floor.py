@@ -87,11 +87,8 @@ def measure_floor(
 
     `meta_probabilities` `[n, k_m]` are those of all rows, `features` the adapted ones.
     """
-    meta, train, val = (
-        files.meta_and_parent[0],
-        files.labelled(files.rows["train"]),
-        files.labelled(files.pictures["val"]),
-    )
+    meta = files.meta_and_parent[0]
+    train, val = files.labelled(files.rows["train"]), files.labelled(files.pictures["val"])
     if not len(val):
         unknown = float("nan")
         return ConceptFloor(0, bottleneck, unknown, unknown, unknown, NOT_MEASURED, NOT_MEASURED)
@@ -117,11 +114,8 @@ def _probe(files: Run, features: FeatureStore, seed: int) -> np.ndarray | None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    meta, train, val = (
-        files.meta_and_parent[0],
-        files.labelled(files.rows["train"]),
-        files.labelled(files.pictures["val"]),
-    )
+    meta = files.meta_and_parent[0]
+    train, val = files.labelled(files.rows["train"]), files.labelled(files.pictures["val"])
     if len(train) > MOST_ROWS:
         train = np.sort(np.random.default_rng(seed).choice(train, MOST_ROWS, replace=False))
     if len(np.unique(meta[train])) < 2:

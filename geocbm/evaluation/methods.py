@@ -200,19 +200,13 @@ class TruePlaces:
     """Labels of the test pictures, countries by polygon and `n` resamples, against which all answers are measured."""
 
     def __init__(self, run: Run, n: int = 1000, seed: int = 0) -> None:
-        self.labels, self._run = Task.of(run).split("test"), run
+        self.labels, self.metas = Task.of(run).split("test"), run.labels_at(run.pictures["test"])  # metas [n, k_m]
         self.lat, self.lng = self.labels.lat, self.labels.lng
         self.country = metrics.country_of(self.lat, self.lng)
         self.draws = Resamples(metrics.spatial_blocks(self.lat, self.lng) if len(self) else [0], n, seed)
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def named_right(self, metas: Any) -> np.ndarray:
-        """Whether metas named `[n]` are among the labels of their pictures, `[n]`; NaN where no label is known."""
-        labels = self._run.labels_at(self._run.pictures["test"])
-        right = labels[np.arange(len(labels)), np.asarray(metas)]
-        return np.where(labels.any(axis=1), right, np.nan)
 
     def values(self, lat: Any, lng: Any) -> dict[str, np.ndarray]:
         """`median_km`, `geoscore` and `country_acc` of places answered, `[n]` each.
@@ -252,7 +246,8 @@ def _values(answer: Prediction, truth: TruePlaces) -> dict[str, np.ndarray]:
     if answer.country is not None:
         values["country_acc"] = np.asarray(answer.country) == truth.labels.country
     if answer.meta is not None:
-        values["meta_top1"] = truth.named_right(answer.meta)
+        right = truth.metas[np.arange(len(truth)), np.asarray(answer.meta)]
+        values["meta_top1"] = np.where(truth.metas.any(axis=1), right, np.nan)
     return values
 
 

@@ -1,8 +1,7 @@
 """Metrics by place: countries, regions and cities named right, and every country and region by itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,20 +66,13 @@ class Geocoded:
 def geocode(truth: TruePlaces, answers: Sequence[Prediction]) -> Geocoded:
     """Look up the names of the true places of the test split and of those that `METHODS` answer."""
     by_name = {answer.name: (answer.lat, answer.lng) for answer in answers}
-    found = {name: by_name[name] for name in METHODS if name in by_name}
-    return geocode_points(truth.labels.country, truth.lat, truth.lng, found, truth.draws)
-
-
-def geocode_points(
-    country: np.ndarray, lat: np.ndarray, lng: np.ndarray, answers: Mapping[str, tuple[Any, Any]], draws: Resamples
-) -> Geocoded:
-    """The same for `n` points in degrees and the places `answers` that each method gives, NaN where it does not."""
+    asked = {name: by_name[name] for name in METHODS if name in by_name}
     return Geocoded(
-        country=np.asarray(country, dtype=str),
-        true=metrics.places_of(lat, lng),
-        answered={name: metrics.places_of(*points) for name, points in answers.items()},
-        km={name: metrics.error_km(*points, lat, lng) for name, points in answers.items()},
-        draws=draws,
+        country=np.asarray(truth.labels.country, dtype=str),
+        true=metrics.places_of(truth.lat, truth.lng),
+        answered={name: metrics.places_of(*places) for name, places in asked.items()},
+        km={name: metrics.error_km(*places, truth.lat, truth.lng) for name, places in asked.items()},
+        draws=truth.draws,
     )
 
 

@@ -66,11 +66,8 @@ def measure_class_means(
     Features `(n, d)` are of all rows. With them comes what naming the most frequent concept of the training split gets
     (`MOST_FREQUENT`); nothing where no validation picture has a known concept.
     """
-    meta, train, val = (
-        files.meta_and_parent[0],
-        files.labelled(files.rows["train"]),
-        files.labelled(files.pictures["val"]),
-    )
+    meta = files.meta_and_parent[0]
+    train, val = files.labelled(files.rows["train"]), files.labelled(files.pictures["val"])
     if not len(val):
         return {}
     named = {name: nearest_class_mean(pooled, meta, train, val) for name, pooled in features.items()}

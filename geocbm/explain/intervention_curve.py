@@ -218,28 +218,15 @@ def predicted_cell_terms(head: Stage2CrossAttentionGeoHead, scores: np.ndarray) 
     return np.concatenate(found)
 
 
-def curve_table(curve: pd.DataFrame) -> pd.DataFrame:
-    """A row per unit and policy: `unit`, `policy`, errors at both ends, mean GeoScore, and `non_monotone` steps.
-
-    At these the GeoScore lies below an earlier one by more than the interval: a curve should have none.
-    """
-    rows = []
-    for (unit, policy), points in curve.groupby(["unit", "policy"], sort=False):
-        row: dict[str, object] = {"unit": unit, "policy": policy}
-        row |= metrics.columns_of("first_km", metrics.entry_of(points.iloc[0].to_dict(), "median_km"))
-        row |= metrics.columns_of("last_km", metrics.entry_of(points.iloc[-1].to_dict(), "median_km"))
-        row["mean_geoscore"] = float(points["geoscore"].mean())
-        row["non_monotone"] = points.loc[points["change_high"] < 0, "n"].tolist()
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def curve_metrics(curve: pd.DataFrame) -> dict[str, float | metrics.Estimate]:
-    """Metrics of curves, keys below `intervene`."""
+    """Metrics of curves, keys below `intervene`.
+
+    Setbacks are steps at which the GeoScore lies below an earlier one by more than the interval: there should be none.
+    """
     found: dict[str, float | metrics.Estimate] = {}
-    for row in curve_table(curve).to_dict("records"):
-        found[f"{row['unit']}.{row['policy']}.mean_geoscore"] = row["mean_geoscore"]
-        found[f"{row['unit']}.{row['policy']}.setbacks"] = len(row["non_monotone"])
+    for (unit, policy), points in curve.groupby(["unit", "policy"], sort=False):
+        found[f"{unit}.{policy}.mean_geoscore"] = float(points["geoscore"].mean())
+        found[f"{unit}.{policy}.setbacks"] = int((points["change_high"] < 0).sum())
     for step, end in (("none", 0), ("all", -1)):
         for name in ("median_km", "geoscore"):
             found[f"{step}.{name}"] = metrics.entry_of(curve.iloc[end].to_dict(), name)

@@ -53,9 +53,6 @@ OF_STAGES = {
     "concept_emb": "embedding of the concepts by Stage 1",
 }
 MEANING = {"image": "picture as it lies on disk, upright RGB", **TEXTS, **LABELS, **FEATURES, **OF_STAGES}
-STAGE_FEATURES = {"stage0": ("hidden",), "stage1": ("pooled", "patch_tokens"), "stage2": ("patch_tokens",)}
-"""Features that the model of a stage may read."""
-
 
 FEW_PICTURES = 10
 """Labelled training pictures of a country below which nothing follows from the names that it never has."""
@@ -221,7 +218,7 @@ class Run(RunFiles):
         self,
         split: str,
         batch_size: int = 32,
-        columns: str | nn.Module | Iterable[str] = ("pooled",),
+        columns: nn.Module | Iterable[str] = ("pooled",),
         features: FeatureStore | None = None,
         half: bool = False,
         **own: Tensor,
@@ -231,8 +228,8 @@ class Run(RunFiles):
         Args:
             split: train, val, test, pretrain_train or pretrain_val.
             batch_size: rows at a time when it is iterated by hand; `fit` takes that of its settings.
-            columns: features to read (`pooled`, `patch_tokens`, `hidden`); or a model, for those that its `forward`
-                names; or `stage0`, `stage1`, `stage2`, for those that the stage may read.
+            columns: features to read (`pooled`, `patch_tokens`, `hidden`), or a model, for those that its `forward`
+                names.
             features: a store to read them from; by default the run's own.
             half: leave patch tokens in the half precision in which they are stored.
             own: further tensors of all rows of the table `(n, ...)`, such as `concept_emb`.
@@ -314,12 +311,10 @@ def _feature_reader(store: FeatureStore, name: str, half: bool = False) -> Calla
     return row_reader(store, kind, half)
 
 
-def _feature_names(columns: str | nn.Module | Iterable[str]) -> list[str]:
+def _feature_names(columns: nn.Module | Iterable[str]) -> list[str]:
     """Which of `FEATURES` are asked for."""
     if isinstance(columns, str):
-        if columns not in STAGE_FEATURES:
-            raise ParameterError(f"columns={columns!r}: name features, or one of {', '.join(STAGE_FEATURES)}")
-        return list(STAGE_FEATURES[columns])
+        raise ParameterError(f"columns={columns!r} is a text; give a list of features ([{columns!r}]) or a model")
     if forward := getattr(columns, "forward", None):
         named = [name for name in inspect.signature(forward).parameters if name in FEATURES]
         return named if getattr(columns, "needs_tokens", True) else [name for name in named if name != "patch_tokens"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from resampled import place_accuracy
@@ -10,6 +12,7 @@ from geocbm import metrics
 from geocbm.errors import ParameterError
 from geocbm.evaluation import methods as evaluation
 from geocbm.evaluation import metrics_by_place as breakdown
+from geocbm.evaluation.baselines.base import Prediction
 from geocbm.metrics import metric
 
 PARIS, LYON, TOKYO, OSAKA = (48.86, 2.35), (45.76, 4.84), (35.69, 139.69), (34.69, 135.50)
@@ -26,7 +29,8 @@ def found(true, stage2, country=None, **others):
     answers = {name: tuple(columns(places)) for name, places in {"stage2": stage2, **others}.items()}
     lat, lng = columns(true)
     drawn = metrics.Resamples(metrics.spatial_blocks(lat, lng) if len(true) else [0], 50)
-    return breakdown.geocode_points(np.array(country, dtype=str), lat, lng, answers, drawn)
+    truth = SimpleNamespace(labels=SimpleNamespace(country=np.array(country, dtype=str)), lat=lat, lng=lng, draws=drawn)
+    return breakdown.geocode(truth, [Prediction(name, *points) for name, points in answers.items()])
 
 
 @pytest.fixture

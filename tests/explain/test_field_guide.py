@@ -94,12 +94,6 @@ def test_agreement_counts_what_the_labels_do_not_support():
     assert evidence.agreement(table.assign(contribution=np.nan)).n == 0
 
 
-def test_best_rows_takes_each_panorama_once():
-    probability = np.array([0.1, 0.9, 0.8, 0.7])
-    rows = evidence.best_rows(np.arange(4), probability, np.array(["a", "b", "b", "c"]), 2)
-    assert rows.tolist() == [1, 3]
-
-
 def test_cut_is_around_the_peak_and_inside_the_picture():
     pixels = np.zeros((100, 100, 3), dtype=np.uint8)
     pixels[80:, 80:] = 255

@@ -19,7 +19,7 @@ from geocbm.run import encoding
 def parts(trained_run):
     """Loaders of the tiny run, and what Stage 1 is built of."""
     files = trained_run.files
-    train, val = (files.loader(split, columns="stage1") for split in ("train", "val"))
+    train, val = (files.loader(split, columns=("pooled", "patch_tokens")) for split in ("train", "val"))
     base = encoding.read_prototypes(files)
     batch = next(iter(train))
     widths = batch["pooled"].shape[1], batch["patch_tokens"].shape[2]

@@ -8,7 +8,6 @@ import torch
 from scipy.special import entr
 
 from geocbm.explain.attribution import weighted_terms
-from geocbm.explain.examples import each_panorama_once
 from geocbm.geocells import Geocells
 from geocbm.geocells.distribution import CellDistribution
 from geocbm.models.stage2 import Stage2CrossAttentionGeoHead
@@ -143,8 +142,3 @@ def look_alikes(table: pd.DataFrame, country: str) -> list[tuple[str, float]]:
         return []
     others = table.T[country].drop(country).sort_values(ascending=False, kind="stable")[:3]
     return [(str(name), float(share)) for name, share in others.items() if share > 0]
-
-
-def best_rows(rows: np.ndarray, probability: np.ndarray, pano_id: np.ndarray, most: int) -> np.ndarray:
-    """The rows with the highest probability `[n]` of a concept among the candidates `[m]`, each panorama once."""
-    return each_panorama_once(rows[np.argsort(-probability[rows], kind="stable")], pano_id)[:most]

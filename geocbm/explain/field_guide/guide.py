@@ -11,6 +11,7 @@ from PIL.Image import Image, Resampling
 
 from geocbm.errors import ParameterError
 from geocbm.evaluation.uncertainty.assessment import read_cell_scores
+from geocbm.explain.examples import each_panorama_once
 from geocbm.explain.field_guide import evidence
 from geocbm.explain.maps import SCORE, MapModel, concept_maps
 from geocbm.geocells.distribution import CellDistribution
@@ -211,7 +212,8 @@ class FieldGuide:
 
     def _examples(self, rows: np.ndarray, meta: int) -> tuple[int, ...]:
         panoramas = self.run.table["pano_id"].to_numpy()
-        return tuple(evidence.best_rows(rows, self.scores[:, meta], panoramas, self.most_pictures).tolist())
+        best = rows[np.argsort(-self.scores[rows, meta], kind="stable")]
+        return tuple(each_panorama_once(best, panoramas)[: self.most_pictures].tolist())
 
     def _telling_apart(self, at: int, other: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Metas that are surely more frequent in one of two countries than in the other, up to three a side."""
