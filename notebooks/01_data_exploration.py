@@ -60,7 +60,7 @@ settings = {"seed": seed, "block_km": block_km}
 splits = data.make_splits(table, kind=split, country=held_out_country, **settings)
 train = data.split_rows(splits, table)["train"]
 table = guessing.guess_concepts(table, train, listed, guess_with, guess_above, Run(nb.run_folder).cache)
-guessed = GUESSED in table.attrs
+guessed, once = GUESSED in table.attrs, table[data.first_of_picture(table)]  # a row for each picture
 known = table.replace(UNKNOWN, np.nan)[["pano_id", "image_sha256", "country", "meta_name", "parent_concept"]]
 known.columns = pd.Index(["panoramas", "pictures", "countries", "metas", "parents"])
 nb.table(known.nunique().to_frame("number"), f"{len(table):,} rows{', concepts guessed' if guessed else ''}")
@@ -100,7 +100,7 @@ nb.table(found, caption=f"Findings that are not errors ({len(quality) - len(foun
 # ## Which countries are there?
 
 # %%
-nb.show(plots.country_bars(table["country"], noun=data.picture_noun(table)))
+nb.show(plots.country_bars(once["country"], noun=data.picture_noun(table)))
 
 # %% [markdown]
 # ## How are concepts nested, and how rare are the rare ones?
@@ -169,7 +169,7 @@ nb.table(sizes, caption="Sizes of the splits")
 
 # %%
 other = {kind: data.make_splits(table, kind=kind, **settings) for kind in ("stratified", "spatial")} | {split: splits}
-nearest = {kind: data.nearest_train_km(table, parts) for kind, parts in other.items() if parts["test"]}
+nearest = {kind: data.nearest_train_km(once, parts) for kind, parts in other.items() if parts["test"]}
 if not training_only:
     nb.show(plots.error_curves(nearest, "How far is the nearest training image?", "distance from a test image"))
 
@@ -196,9 +196,9 @@ with nb.output("splits.json") as path:
 explorers.data(open_run(nb.run_folder))
 
 # %%
-counted = {"images": len(table), "countries": table["country"].nunique(), "metas": len(vocabulary.metas)}
+counted = {"images": len(once), "countries": table["country"].nunique(), "metas": len(vocabulary.metas)}
 counted |= {"parents": len(vocabulary.parents), "rejected": table.attrs["n_rejected"], "guessed": int(guessed)}
-counted |= {"unknown_share": float((table["meta_name"] == UNKNOWN).mean())}
+counted |= {"unknown_share": float((once["meta_name"] == UNKNOWN).mean())}
 nb.record_all("data", counted | {"simulated": int(table.attrs["simulated"])})
 guesses = " All are guessed; of {data.unknown_share} of the pictures none is known." if guessed else ""
 nb.answer(

@@ -15,7 +15,7 @@ _NAMES = {
     "samples": ("PanoramaCBMDataset", "collate_panoramas"),
     "simulated": ("picture_noun",),
     "splits": ("load_splits", "make_splits", "nearest_train_km", "require_test_split", "save_splits", "split_rows"),
-    "table": ("SCHEMA", "image_files", "load_table", "read_table", "save_table"),
+    "table": ("SCHEMA", "first_of_picture", "image_files", "load_table", "read_table", "save_table"),
 }
 
 

@@ -354,6 +354,11 @@ def image_files(table: pd.DataFrame) -> list[Path]:
     return [folder / path for path in table["image_path"]]
 
 
+def first_of_picture(table: pd.DataFrame) -> np.ndarray:
+    """Whether each row is the first of its picture, `[n]`: one with several concepts has a row for each of them."""
+    return ~table.duplicated(["pano_id", "image_path"]).to_numpy()
+
+
 def save_table(table: pd.DataFrame, path: str | Path) -> None:
     """Write a validated table with its attributes as parquet."""
     import pyarrow as pa

@@ -184,8 +184,7 @@ def _nearest(values: np.ndarray) -> np.ndarray:
 
 def distinct_images(files: Run, rows: np.ndarray) -> np.ndarray:
     """Those of some rows whose picture none before has, byte for byte."""
-    _, first = np.unique(files.table["image_sha256"].to_numpy(dtype=str)[rows], return_index=True)
-    return rows[np.sort(first)]
+    return rows[~files.table["image_sha256"].iloc[rows].duplicated().to_numpy()]
 
 
 def save_novelty(files: Run, features: FeatureStore, seed: int = 0) -> str:

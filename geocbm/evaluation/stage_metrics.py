@@ -134,10 +134,15 @@ def measure_presence(
 
 
 def _precision(prefix: str, scores: np.ndarray, there: np.ndarray, drawn: Resamples) -> dict[str, float | Estimate]:
-    """Macro and micro average precision of scores `[n, k]`, by names with a prefix."""
+    """Macro and micro average precision of scores `[n, k]`, by names with a prefix.
+
+    A picture that a resample holds several times stands at one place of the ranking, which lifts its precision: the
+    resamples are brought to the value by their mean (bootstrap estimate of bias: Efron & Tibshirani 1993, chapter 10).
+    """
     means = np.concatenate([np.nanmean(metrics.average_precision(scores, there, part), 1) for part in drawn.counts()])
-    low, high = drawn.interval(means)
-    macro: Estimate = {"value": float(np.nanmean(metrics.average_precision(scores, there))), "low": low, "high": high}
+    value = float(np.nanmean(metrics.average_precision(scores, there)))
+    low, high = drawn.interval(np.clip(means - np.nanmean(means) + value, 0, 1))
+    macro: Estimate = {"value": value, "low": low, "high": high}
     micro = float(metrics.average_precision(scores.reshape(-1, 1), there.reshape(-1, 1))[0])
     return {f"{prefix}mean_ap": macro, f"{prefix}micro_ap": micro}
 

@@ -198,7 +198,7 @@ class RunFiles:
 
         A panorama with several concepts has a row for each of them, and lies in one place.
         """
-        first = ~self.table.duplicated(["pano_id", "image_path"]).to_numpy()
+        first = data.first_of_picture(self.table)
         return {split: rows[first[rows]] for split, rows in self.rows.items()}
 
     @cached_property

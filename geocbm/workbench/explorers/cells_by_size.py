@@ -94,8 +94,7 @@ class CellExplorer:
         train = self.run.pictures["train"]
         colour = cell_colours(cells.centers)[member]
         texts = np.array([f"cell {each}, {escape(cells.country[each])}" for each in member], dtype=object)
-        asked = {split: self.run.pictures[split] for split in SPLITS}
-        middle = {split: float(np.median(km[rows])) for split, rows in asked.items() if len(rows)}
+        middle = {split: float(np.median(km[own])) for split in SPLITS if len(own := self.run.pictures[split])}
         errors = ", ".join(f"{km_text(error)} ({split})" for split, error in middle.items())
         sentence = f"{plural(len(cells), 'cell')}; median oracle error {errors}. Click a picture or a star."
         with self.map.figure.batch_update():
