@@ -190,8 +190,8 @@ def distinct_images(files: Run, rows: np.ndarray) -> np.ndarray:
 def save_novelty(files: Run, features: FeatureStore, seed: int = 0) -> str:
     """Fit the detector of a run on its adapted features and write it; says what it rests on, or why there is none."""
     # No picture counts twice, and none in two splits.
-    parts = (distinct_images(files, files.pictures[split]) for split in ("train", "val"))
-    train, val = (features.read("pooled", rows).numpy() for rows in parts)
+    own = [distinct_images(files, files.pictures[split]) for split in ("train", "val")]
+    train, val = (features.read("pooled", rows).numpy() for rows in own)
     try:
         found = NoveltyDetector.fit(train, val, seed)
     except ParameterError as problem:

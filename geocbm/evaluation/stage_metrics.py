@@ -55,23 +55,20 @@ def measure_retrieval(
     return found | {"retrieval_km": drawn.estimate(km, "median")}
 
 
-MOST_FREQUENT = "most frequent concept"
-
-
 def measure_class_means(
     files: Run, features: Mapping[str, np.ndarray], n_resamples: int = 200, seed: int = 0
 ) -> dict[str, Estimate]:
     """Share of the validation pictures whose concept the nearest class mean names right, by the name of the features.
 
-    Features `(n, d)` are of all rows. With them comes what naming the most frequent concept of the training split gets
-    (`MOST_FREQUENT`); nothing where no validation picture has a known concept.
+    Features `(n, d)` are of all rows. With them comes what the "most frequent concept" of the training split
+    gets; nothing where no validation picture has a known concept.
     """
     meta = files.meta_and_parent[0]
     train, val = files.labelled(files.rows["train"]), files.labelled(files.pictures["val"])
     if not len(val):
         return {}
     named = {name: nearest_class_mean(pooled, meta, train, val) for name, pooled in features.items()}
-    named[MOST_FREQUENT] = np.full(len(val), np.bincount(meta[train]).argmax())
+    named["most frequent concept"] = np.full(len(val), np.bincount(meta[train]).argmax())
     drawn = Resamples(spatial_blocks(files.lat[val], files.lng[val]), n_resamples, seed)
     labels = files.labels_at(val)
     return {name: drawn.estimate(labels[np.arange(len(val)), own]) for name, own in named.items()}
@@ -136,8 +133,8 @@ def measure_presence(
 def _precision(prefix: str, scores: np.ndarray, there: np.ndarray, drawn: Resamples) -> dict[str, float | Estimate]:
     """Macro and micro average precision of scores `[n, k]`, by names with a prefix.
 
-    A picture that a resample holds several times stands at one place of the ranking, which lifts its precision: the
-    resamples are brought to the value by their mean (bootstrap estimate of bias: Efron & Tibshirani 1993, chapter 10).
+    A picture that a resample holds twice lifts its precision, so resamples are brought to the value by their mean (the
+    bootstrap's estimate of bias: Efron & Tibshirani 1993, chapter 10).
     """
     means = np.concatenate([np.nanmean(metrics.average_precision(scores, there, part), 1) for part in drawn.counts()])
     value = float(np.nanmean(metrics.average_precision(scores, there)))

@@ -93,6 +93,6 @@ def test_retrieval_and_class_means_by_hand() -> None:
     files = run(meta_and_parent=(labels, labels))
     shares = stage_metrics.measure_class_means(files, {"mine": features, "blind": np.ones((N, 2))})
     assert with_interval(shares["mine"]) == 0.5
-    assert with_interval(shares[stage_metrics.MOST_FREQUENT]) == 0.5  # both classes are as frequent
+    assert with_interval(shares["most frequent concept"]) == 0.5  # both classes are as frequent
     files.labelled = lambda chosen: chosen[chosen < 20]
     assert stage_metrics.measure_class_means(files, {"mine": features}) == {}  # no concept of validation is known
