@@ -5,7 +5,9 @@ As a program it takes a folder: there lie the inputs, and there each process lea
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,13 +38,45 @@ from geocbm.models.stage0 import Stage0Config
 from geocbm.models.stage1 import Stage1Config
 from geocbm.models.stage2 import Stage2Config
 from geocbm.training import RowLoader, TrainingSettings, evaluate, fit
-from geocbm.training.distributed import gather_batch, gather_rows, own_share, shared
+from geocbm.training.distributed import BORROWED, gather_batch, gather_rows, own_share, shared
 from geocbm.training.epoch import forward_batch, forward_names
 from geocbm.training.loader import prefetched
 
 N, TEXT, WIDTH = 24, 6, 10
 ROWS = {"odd": np.arange(7), "single": np.array([3])}  # four and three rows; one row and none
 STAGES = ("stage0", "stage1", "stage2")
+STEPS = (*STAGES, "stage1_unlabelled")
+READINGS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "item": lambda batch: batch["x"],
+    "get": lambda batch: batch.get("x"),
+    "items": lambda batch: next(value for name, value in batch.items() if name == "x"),
+    "values": lambda batch: list(batch.values())[0],
+    "iteration": lambda batch: [batch[name] for name in batch][0],
+    "pattern": lambda batch: _matched(batch),
+    "dict": lambda batch: dict(batch)["x"],
+    "unpacked": lambda batch: {**batch}["x"],
+    "copy": lambda batch: batch.copy()["x"],
+    "shallow copy": lambda batch: copy.copy(batch)["x"],
+    "deep copy": lambda batch: copy.deepcopy(batch)["x"],
+    "joined": lambda batch: (batch | {"y": 1})["x"],
+    "items of joined": lambda batch: dict((batch | {"y": 1}).items())["x"],
+    "joined to": lambda batch: ({"x": torch.zeros(1), "y": 1} | batch)["x"],
+    "joined in place": lambda batch: _updated(batch)["x"],
+    "brought": lambda batch: (batch | {"y": batch["x"]})["y"],  # is whole, and is not gathered again
+}
+"""An entry of a batch, by every way of reading a mapping."""
+
+
+def _matched(batch: Mapping[str, Any]) -> Any:
+    match batch:
+        case {"x": value}:
+            return value
+
+
+def _updated(batch: Mapping[str, Any]) -> dict[str, Any]:
+    whole: dict[str, Any] = {"y": 1}
+    whole |= batch
+    return whole
 
 
 class MeanColour:
@@ -99,6 +133,8 @@ def training_of(stage: str, clip: Path) -> StageTraining:
     lat, lng = generator.uniform(-60, 60, N), generator.uniform(-170, 170, N)
     meta = generator.permutation(np.arange(N) % 4)
     parent = meta // 2
+    if stage == "stage1_unlabelled":  # of rows 1, 2 and 5 among the seven the concept is not known
+        meta[[1, 2, 5]] = parent[[1, 2, 5]] = -1
     rows = np.arange(N)
     prototypes = {"meta_prototypes": draw(4, TEXT, seed=1), "parent_prototypes": draw(2, TEXT, seed=2)}
     if stage == "stage0":
@@ -126,7 +162,7 @@ def training_of(stage: str, clip: Path) -> StageTraining:
             meta=meta,
             parent=parent,
         )
-    if stage == "stage1":
+    if stage.startswith("stage1"):
         config = Stage1Config(dropout=0.0, lambda_meta_guided=0.5)
         labels = {"meta": meta, "parent": parent, "meta_to_parent": np.array([0, 0, 1, 1])}
         return Stage1Training(config, rows, rows, features=draw(N, WIDTH, seed=6), **labels, **prototypes)
@@ -135,6 +171,20 @@ def training_of(stage: str, clip: Path) -> StageTraining:
     config = Stage2Config(dropout=0.0, embed_dim=32, heads=4)
     inputs = {"concept_emb": draw(N, 16, seed=7), "tokens": draw(N, 5, 12, seed=8)}
     return Stage2Training(config, rows, rows, cells=cells, cell_label=meta % 3, lat=lat, lng=lng, **inputs)
+
+
+def read_in_every_way() -> dict[str, dict[str, Any]]:
+    """What each of `READINGS` gives of a batch of unequal shares, and of one of which a process has no row."""
+    index, found = process_index(), {}
+    for name, length, borrowed in (("uneven", 3 - 2 * index, False), ("borrowed", 2 - index, index == 1)):
+        share = {"x": torch.arange(float(length)) + 10 * index, "name": "a text"}
+        share |= {BORROWED: torch.ones(1, dtype=torch.bool)} if borrowed else {}
+        output = torch.zeros(length, requires_grad=True)
+        found[name] = {way: read(gather_batch(output, share)[1]).tolist() for way, read in READINGS.items()}
+        batch = gather_batch(output, share)[1]
+        found[name] |= {"names": [*batch, *batch.keys()], "length": len(batch), "lacks": batch.get("z", "nothing")}
+        found[name]["has"] = ["x" in batch, "z" in batch, BORROWED in batch]
+    return found
 
 
 def step_of_stage(stage: str, rows: np.ndarray, clip: Path) -> dict[str, Any]:
@@ -256,9 +306,10 @@ def main(folder: Path) -> None:
         tensors[f"{name}.whole"] = gather_rows(torch.arange(length) + 10 * index)
         tensors[f"{name}.flags"] = gather_rows(torch.ones(length, 1, dtype=torch.bool))
 
+    told["read"] = read_in_every_way()
     clip = folder / "clip"
     told["losses"] = {}
-    for stage in STAGES:
+    for stage in STEPS:
         for name, rows in ROWS.items():
             result = step_of_stage(stage, rows, clip)
             told["losses"][f"{stage}.{name}"] = result["losses"]

@@ -106,7 +106,8 @@ class Stage1Training(StageTraining):
         if model.needs_tokens:
             readers["patch_tokens"] = row_reader(self.tokens, "tokens")
         train, val = self.loaders(columns, readers)
-        loss = Stage1Loss(model, columns["concept_idx"][train.rows], columns["parent_idx"][train.rows])
+        labelled = train.rows[np.asarray(self.meta)[train.rows] >= 0]
+        loss = Stage1Loss(model, columns["concept_idx"][labelled], columns["parent_idx"][labelled])
         checkpoint = checkpoint_of(out, model.description, None)
         return model, fit(model, loss, train, val, config, checkpoint, report=self.report)
 

@@ -10,7 +10,7 @@ average keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,24 +55,43 @@ def gather_rows(value: Tensor) -> Tensor:
     return torch.cat(gather_parts(value))
 
 
-class GatheredBatch(dict[str, Any]):
-    """A share of a batch whose entries become those of the global batch where a loss asks, in each process alike."""
+class GatheredBatch(Mapping[str, Any]):
+    """A share of a batch whose entries become those of the global batch where a loss asks, in each process alike.
+
+    No dictionary, of which `items()`, `|` and others would give the share itself. Only entries that are read are
+    exchanged: the tokens of all pictures stay where they are unless a loss wants them.
+    """
 
     def __init__(self, batch: Mapping[str, Any]) -> None:
-        super().__init__(batch)
+        # Not every process has the mark of a borrowed row, which gives its gradient of zero and no more.
+        self._n_own = 0 if BORROWED in batch else None
+        self._share = {name: value for name, value in batch.items() if name != BORROWED}
         self._whole: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._whole:
-            value = super().__getitem__(name)
-            # A borrowed row gives its gradient of zero and no more.
-            n_own = 0 if BORROWED in self else None
-            self._whole[name] = gather_rows(value[:n_own]) if isinstance(value, Tensor) else value
+            value = self._share[name]
+            self._whole[name] = gather_rows(value[: self._n_own]) if isinstance(value, Tensor) else value
         return self._whole[name]
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """An entry of the global batch, or the default where there is none."""
-        return self[name] if name in self else default  # noqa: SIM401 - this is what `get` means here
+    def __contains__(self, name: object) -> bool:
+        return name in self._share
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._share)
+
+    def __len__(self) -> int:
+        return len(self._share)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **self}
+
+    def copy(self) -> dict[str, Any]:
+        """The global batch as a dictionary."""
+        return dict(self)
 
 
 def gather_batch(output: Output, batch: Batch) -> tuple[Output, Mapping[str, Any]]:

@@ -92,8 +92,18 @@ def test_rows_are_gathered_in_the_order_of_the_processes_with_gradients(pair):
     assert torch.equal(second["none.gradient"], torch.tensor([[2.0], [4.0]]).expand(2, 2))
 
 
+def test_however_a_batch_is_read_its_entries_are_those_of_the_global_batch(pair):
+    whole = {"uneven": [0.0, 1.0, 2.0, 10.0], "borrowed": [0.0, 1.0]}
+    for told in pair.told:
+        for name, rows in whole.items():
+            read = told["read"][name]
+            assert {way: read[way] for way in steps.READINGS} == dict.fromkeys(steps.READINGS, rows)
+            assert (read["names"], read["length"], read["lacks"]) == (["x", "name"] * 2, 2, "nothing")
+            assert read["has"] == [True, False, False]
+
+
 @pytest.mark.parametrize("rows", steps.ROWS)
-@pytest.mark.parametrize("stage", steps.STAGES)
+@pytest.mark.parametrize("stage", steps.STEPS)
 def test_loss_and_gradients_are_those_of_one_process_with_the_global_batch(pair, folders, stage, rows):
     expected = steps.step_of_stage(stage, steps.ROWS[rows], folders("clip"))
     names = {name for name, value in expected["gradients"].items() if value.abs().max() > 0}
@@ -101,6 +111,7 @@ def test_loss_and_gradients_are_those_of_one_process_with_the_global_batch(pair,
         least = {
             "stage0": {"gps_adapter.weight", "prototype_projection.weight", "patch_projection.weight"},
             "stage1": {"delta_meta", "delta_parent", "prototype_projection.weight", "logit_scale_meta"},
+            "stage1_unlabelled": {"delta_meta", "delta_parent", "prototype_projection.weight", "logit_scale_meta"},
             "stage2": {"cell_head.weight"},
         }[stage]
         assert least <= names
