@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geocbm.geodesy import EARTH_RADIUS_KM, cartesian_to_latlng, haversine_km, latlng_to_cartesian
+from geocbm.geodesy import EARTH_RADIUS_KM, cartesian_to_latlng, haversine_km, latlng_to_cartesian, spatial_blocks
 
 latitudes = st.floats(-90, 90)
 longitudes = st.floats(-180, 180)
@@ -46,6 +46,31 @@ def test_round_trip_for_any_length(lat, lng, length):
     assert np.linalg.norm(xyz) == pytest.approx(1)
     back_lat, back_lng = cartesian_to_latlng(xyz * length)
     assert haversine_km(lat, lng, back_lat, back_lng) < 1e-4
+
+
+@given(
+    st.sampled_from([1.0, 30.0, 100.0, 700.0]),
+    st.sampled_from([(0, 180), (52, -180), (89, 0), (-89, 90), (-90, 0), (90, 0), (70, 20)]),
+    st.lists(st.tuples(st.floats(-2, 2), st.floats(-180, 180)), min_size=2, max_size=30),
+)
+def test_blocks_are_small_at_poles_and_the_same_in_every_turn(block_km, around, places):
+    lat, lng = (np.array([around]) + np.array(places)).T
+    lat, lng = np.clip(lat, -90, 90), np.round(lng * 1024) / 1024  # to what whole turns do not change
+    blocks = spatial_blocks(lat, lng, block_km)
+    assert np.array_equal(spatial_blocks(lat, lng + 720, block_km), blocks)
+    assert np.array_equal(spatial_blocks(lat, lng - 360, block_km), blocks)
+    together = blocks[:, None] == blocks
+    apart = haversine_km(lat[:, None], lng[:, None], lat, lng)
+    # The last band before a pole is cut into three, of which each is 1.73 times as wide as high.
+    assert apart[together].max() <= 2 * block_km + 1e-6
+
+
+def test_blocks_do_not_reach_across_the_globe():
+    """A block that stands on a meridian, on whatever side it is counted from, is one; its neighbours are others."""
+    lng = np.array([179.999, -180.001, 180.0, -180.0, 540.0])
+    assert len(set(spatial_blocks(np.full(5, 10.0), lng, 50.0)[[0, 1]])) == 1
+    assert len(set(spatial_blocks(np.full(5, 10.0), lng, 50.0)[2:])) == 1
+    assert len(set(spatial_blocks(np.full(2, 80.0), np.array([-179.0, 179.0]), 1.0))) == 2
 
 
 def test_axes():

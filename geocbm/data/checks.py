@@ -20,15 +20,15 @@ import pandas as pd
 
 from geocbm.data.concepts import EMPTY_WORDS
 from geocbm.errors import MissingInputError, UserError, printable
-from geocbm.geodesy import haversine_km
-from geocbm.metrics.borders import degrees_from_country
+from geocbm.geodesy import KM_PER_DEGREE, haversine_km
+from geocbm.metrics.borders import km_from_country
 from geocbm.metrics.country_names import names_by_code
 
 NAME_COLUMNS = ("meta_name", "parent_concept", "country")
 ROWS_LISTED = 20
 SAME_PLACE_KM = 0.001
 
-FAR_DEGREES = 5.0
+FAR_KM = 550.0
 """A place further than this from the borders of its country is reported."""
 
 _CALLED, _SMALL, _OUTSIDE, _MISSING = "the picture", 96, "outside", "missing"
@@ -120,7 +120,7 @@ def check_countries(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> tup
         own = np.flatnonzero(number == each)
         far = own[_far(lat[own], lng[own], codes[name])]
         exchanged = np.abs(lng[far]) <= 90
-        exchanged[exchanged] = degrees_from_country(lng[far][exchanged], lat[far][exchanged], codes[name]) == 0
+        exchanged[exchanged] = km_from_country(lng[far][exchanged], lat[far][exchanged], codes[name]) == 0
         for row, is_swapped in zip(far.tolist(), exchanged.tolist(), strict=True):
             (swapped if is_swapped else others)[row] = f"{name} at {lat[row]:g}, {lng[row]:g}"
     remedy = "Exchange lat and lng of these rows, or correct the country."
@@ -133,12 +133,12 @@ def check_countries(rows: pd.DataFrame, lat: np.ndarray, lng: np.ndarray) -> tup
 
 
 def _far(lat: np.ndarray, lng: np.ndarray, code: str) -> np.ndarray:
-    """Whether points lie further than `FAR_DEGREES` from a country, `[n]`; most are settled with their whole square."""
+    """Whether points lie further than `FAR_KM` from a country, `[n]`; most are settled with their whole square."""
     south, west = np.floor(lat), np.floor((lng + 180) % 360 - 180)
     _, first, square = np.unique(south * 1000 + west, return_index=True, return_inverse=True)
-    middle = degrees_from_country(south[first] + 0.5, west[first] + 0.5, code)
-    far = (middle > FAR_DEGREES - 1)[square]  # no point is as far as a degree from the middle of its square
-    far[far] = degrees_from_country(lat[far], lng[far], code) > FAR_DEGREES
+    middle = km_from_country(south[first] + 0.5, west[first] + 0.5, code)
+    far = (middle > FAR_KM - KM_PER_DEGREE)[square]  # no point is as far as a degree from the middle of its square
+    far[far] = km_from_country(lat[far], lng[far], code) > FAR_KM
     return far
 
 

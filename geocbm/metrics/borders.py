@@ -71,11 +71,18 @@ def _polygons() -> tuple[np.ndarray, shapely.STRtree]:
 
 
 @cache
-def _coasts() -> tuple[cKDTree, np.ndarray]:
-    """Points at most `_STEP_KM` apart along all rings, in a tree on the unit sphere, and the index of each code."""
+def _coasts(code: str | None = None) -> tuple[cKDTree, np.ndarray]:
+    """Points at most `_STEP_KM` apart along all rings or those of a country, and the index of the code of each.
+
+    The points are in a tree on the unit sphere.
+    """
     from scipy.spatial import cKDTree
 
-    _, country, rings, corners, points = read_rings()
+    codes, country, rings, corners, points = read_rings()
+    owner = np.repeat(country, rings)
+    if code is not None:
+        own = codes[owner] == code
+        points, corners, owner = points[np.repeat(own, corners + 1)], corners[own], owner[own]
     ring = np.repeat(np.arange(len(corners)), corners + 1)
     begin = np.flatnonzero(ring[1:] == ring[:-1])  # (edges,): the last corner of a ring begins none
     edge = points[begin + 1] - points[begin]
@@ -86,7 +93,7 @@ def _coasts() -> tuple[cKDTree, np.ndarray]:
     lng, lat = (points[begin][row] + along[:, None] * edge[row]).T
     # So many points make a tree in half of the time when it need not be balanced.
     tree = cKDTree(latlng_to_cartesian(lat, lng), leafsize=64, balanced_tree=False, compact_nodes=False)
-    return tree, np.repeat(country, rings)[ring[begin]][row]
+    return tree, owner[ring[begin]][row]
 
 
 def country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
@@ -102,19 +109,12 @@ def country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
 
 def _country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
     """`country_codes` of so many points as shapely may have as objects at once."""
-    import shapely
-
     found = np.full(len(lat), -1)
     known = np.flatnonzero(np.isfinite(lat) & np.isfinite(lng))
     if not len(known):
         return np.full(len(lat), "", dtype="<U2")
     codes, country = read_rings()[:2]
-    polygons, tree = _polygons()
-    y, x = np.clip(lat[known], -90, 90), (lng[known] + 180) % 360 - 180
-    point, polygon = tree.query(shapely.points(x, y))
-    shapely.prepare(polygons[np.unique(polygon)])
-    inside = shapely.intersects_xy(polygons[polygon], x[point], y[point])
-    point, polygon = point[inside], polygon[inside]
+    point, polygon = _holding(lat[known], lng[known])
     # On a border the country that comes first in the alphabet of codes has it.
     order = np.lexsort((country[polygon], point))
     point, polygon = point[order], polygon[order]
@@ -126,17 +126,28 @@ def _country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
     return np.where(found < 0, "", codes[found])
 
 
-def degrees_from_country(lat: np.ndarray, lng: np.ndarray, code: str) -> np.ndarray:
-    """Distance of points `[n]` to a country on the plane of degrees, 0 inside; infinite for a code without land."""
+def _holding(lat: np.ndarray, lng: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of points and of the polygons that hold them, `(pairs,)` each."""
     import shapely
 
+    polygons, tree = _polygons()
+    y, x = np.clip(lat, -90, 90), (lng + 180) % 360 - 180
+    point, polygon = tree.query(shapely.points(x, y))
+    shapely.prepare(polygons[np.unique(polygon)])
+    inside = shapely.intersects_xy(polygons[polygon], x[point], y[point])
+    return point[inside], polygon[inside]
+
+
+def km_from_country(lat: np.ndarray, lng: np.ndarray, code: str) -> np.ndarray:
+    """Distance of points `[n]` to the coast or border of a country, 0 inside; infinite for a code without land."""
     codes, country = read_rings()[:2]
-    own = _polygons()[0][codes[country] == code]
-    if not len(own):
+    if code not in codes[country]:
         return np.full(len(lat), np.inf)
-    points = shapely.points((np.asarray(lng, dtype=np.float64) + 180) % 360 - 180, lat)
-    nearest = shapely.STRtree(own).query_nearest(points, all_matches=False, return_distance=True)[1]
-    return np.asarray(nearest)
+    chord = _coasts(code)[0].query(latlng_to_cartesian(lat, lng))[0]
+    km = 2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1))
+    point, polygon = _holding(lat, lng)
+    km[point[codes[country[polygon]] == code]] = 0
+    return np.asarray(km)
 
 
 def _nearest_coast(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:

@@ -95,7 +95,10 @@ def test_a_place_that_lies_in_its_country_once_exchanged_is_refused(home):
     assert len(table(home, {"lat": "58.5", "lng": "5"}, {"country": "Atlantis", "lat": "8", "lng": "61"})) == 2
     notices = table(home, {"lat": "-30", "lng": "140"}).attrs["notices"]
     assert len(notices) == 1 and "far from its country" in notices[0] and "line 2 (Norway at -30, 140)" in notices[0]
-    assert table(home, {"country": "Fiji", "lat": "-16.8", "lng": "-179.9"}).attrs["notices"] == []
+    near = [("Fiji", "-16.8", "-179.9"), ("Tuvalu", "-8", "-179.95"), ("Tonga", "-18", "179.95")]
+    near += [("New Zealand", "-37.5", "-179.95"), ("Svalbard and Jan Mayen", "81", "40")]  # 12 degrees, 200 km
+    for country, lat, lng in near:
+        assert table(home, {"country": country, "lat": lat, "lng": lng}).attrs["notices"] == []
 
 
 def test_what_nobody_sees_does_not_make_two_of_one_name(home, capsys):

@@ -154,6 +154,68 @@ def test_fifty_kilometres_by_hand():
                 assert found.any()
 
 
+@pytest.mark.parametrize(
+    ("code", "lat", "lng", "km", "within"),
+    [
+        # Across the antimeridian. Fongafale lies at 8.52 S 179.20 E: 0.52 and 0.85 * cos 8.3 degrees away, 109 km.
+        ("TV", -8.0, -179.95, 109, 6),
+        # Niuafo'ou, at 15.60 S 175.64 W: 2.40 and 4.41 * cos 16.8 degrees away, 540 km.
+        ("TO", -18.0, 179.95, 540, 15),
+        # East Cape, at 37.69 S 178.55 E: 0.19 and 1.50 * cos 37.6 degrees away, 134 km.
+        ("NZ", -37.5, -179.95, 134, 3),
+        ("FJ", -16.8, -179.99, 0, 0),
+        ("FJ", -16.8, 540.01, 0, 0),
+        ("RU", 66.0, -180.0, 0, 0),
+        # The pole, whatever its longitude: Kaffeklubben Island lies at 83.67 N.
+        ("GL", 90.0, 0.0, 704, 5),
+        ("GL", 90.0, 137.0, 704, 5),
+        ("AQ", -90.0, 123.0, 0, 0),
+        # Kraemerpynten, at 80.22 N 33.52 E: 16.48 degrees of longitude, each of 19 km there.
+        ("SJ", 80.15, 50.0, 311.5, 8),
+        ("FR", 48.8566, 2.3522, 0, 0),
+        ("IS", 60.0, -19.0, 3.4 * 111.195, 8),  # Iceland's south coast, Vik at 63.4 N 19.0 W
+        ("ZZ", 0.0, 0.0, np.inf, 0),
+    ],
+)
+def test_distance_to_a_country_by_hand(code, lat, lng, km, within):
+    (found,) = borders.km_from_country(np.array([lat]), np.array([lng]), code)
+    assert found == km if within == 0 else found == pytest.approx(km, abs=within)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["FJ", "TV", "TO", "NZ", "RU", "US", "AQ", "GL", "CA", "KI"]),
+    st.sampled_from([(0, 180), (-17, 180), (-40, -180), (66, 180), (89.5, 30), (-80, 180), (52, -180), (89.9, 180)]),
+    st.tuples(st.floats(-1.5, 1.5), st.floats(-40, 40)),
+    st.tuples(st.floats(-1.5, 1.5), st.floats(-40, 40)),
+)  # fmt: skip
+def test_distance_to_a_country_changes_no_more_than_the_place(code, around, first, second):
+    """Which holds of every distance on a sphere, and of none that breaks at a meridian or stretches at a pole."""
+    lat, lng = np.array([around, around]).T.astype(float) + np.array([first, second]).T
+    lat = np.clip(lat, -90, 90)
+    one, other = borders.km_from_country(lat, lng, code)
+    assert abs(one - other) <= haversine_km(lat[0], lng[0], lat[1], lng[1]) + borders._STEP_KM
+    assert borders.km_from_country(lat, lng - 360, code) == pytest.approx([one, other], abs=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(-90, 90), st.floats(-180, 180), st.integers(-2, 2))
+def test_places_are_the_same_in_every_turn_of_the_longitude(lat, lng, turns):
+    # Rounded to what no addition of whole turns can change.
+    lng = round(lng * 1024) / 1024
+    here, there = (metrics.places_of([lat], [each]) for each in (lng, lng + 360 * turns))
+    assert here.equals(there)
+    assert metrics.country_of([lat], [lng]).tolist() == here["country"].tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 2.2), st.floats(-180, 180))
+def test_the_pole_has_one_country_and_no_town_from_afar(away, lng):
+    assert metrics.country_of([-90 + away, 90 - away], [lng, lng]).tolist() == ["Antarctica", ""]
+    nearest = places.nearest_towns([90.0, 90.0], [lng, 0.0])["town"]
+    assert nearest[0] == nearest[1]
+
+
 def test_borders_are_whole():
     import shapely
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,9 @@ from PIL import ImageColor
 
 from geocbm import plots
 from geocbm.geocells import build_geocells
-from geocbm.geodesy import cartesian_to_latlng
-from geocbm.plots.cells import CELL_COLOURS, NORTH, SOUTH, STAR, cell_colours
+from geocbm.geodesy import cartesian_to_latlng, haversine_km, latlng_to_cartesian
+from geocbm.metrics import country_of
+from geocbm.plots.cells import CELL_COLOURS, NORTH, SOUTH, STAR, cell_borders, cell_colours
 
 # Two cells in one country, one in another; the centres lie apart from the samples.
 LAT = np.array([10.0, 14.0, 40.0, 44.0, -30.0, -34.0])
@@ -73,3 +76,25 @@ def test_the_picture_shows_the_same_colours_at_the_same_places(cells) -> None:
     # No coast line runs across the world where it meets the antimeridian.
     pixels = np.asarray(picture.convert("L"))[: round(scale * (NORTH - SOUTH))]
     assert (pixels < 200).mean(axis=1).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("country", "places"),
+    [
+        ("Fiji", [(-16.6, 179.2), (-16.9, -179.95), (-17.8, 178.0), (-16.3, -179.4)]),
+        ("Russia", [(66.5, 172.0), (66.5, -172.0), (68.5, 179.0), (62.5, 175.0), (60.0, 150.0)]),
+        ("Antarctica", [(-88.0, 0.0), (-88.0, 120.0), (-88.0, -120.0), (-75.0, 179.0), (-75.0, -100.0)]),
+    ],
+)
+def test_borders_of_cells_lie_between_two_centres_across_the_antimeridian_and_at_the_pole(country, places):
+    own = np.array(places, dtype=float)
+    cells = SimpleNamespace(centers=latlng_to_cartesian(*own.T), country=np.full(len(own), country, dtype=object))
+    lng, lat = cell_borders(cells)
+    known = np.isfinite(lat)
+    assert known.sum() > 4 and np.array_equal(known, np.isfinite(lng))
+    assert (country_of(lat[known], lng[known]) == country).all()
+    km = np.sort(haversine_km(lat[known][:, None], lng[known][:, None], *own.T), axis=1)
+    np.testing.assert_allclose(km[:, 0], km[:, 1], atol=1e-3)
+    step = np.abs(np.diff(lng))
+    assert np.nanmax(step) <= 180
+    assert np.nanmax(haversine_km(lat[:-1], lng[:-1], lat[1:], lng[1:])) < 45  # 0.4 degrees
