@@ -5,7 +5,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from geocbm.plots.primitives import ENDS, dots_by_bin, interval_texts, log_axis, whiskers
+from geocbm.metrics import entry_of, interval_text
+from geocbm.plots.primitives import ENDS, dots_by_bin, log_axis, whiskers
 from geocbm.plots.theme import INK, LAND, PALETTE, finish
 from geocbm.plots.values import escape, km_text, labels, numbers, percent, plural, refuse_empty
 
@@ -46,17 +47,16 @@ def forest(
     missing = {"name", "value"} - set(table.columns)
     if missing or not len(table):
         raise ValueError(f"a forest plot needs rows with name and value; missing: {sorted(missing) or 'rows'}")
-    value, low, high = table.reindex(columns=["value", "low", "high"]).to_numpy(float).T
+    bounds = table.reindex(columns=["value", "low", "high"])
+    value, low, high = bounds.to_numpy(float).T
     finite = np.abs(value[np.isfinite(value)]).max(initial=1e-9)
     decimals = max(0, 3 - int(np.ceil(np.log10(finite))))  # one for all rows: what is nothing beside the others is 0
 
     def write(number: float) -> str:
-        if np.isposinf(number):
-            return "no answer"
         return percent(number) if share else f"{number:z,.{decimals}f}"
 
     names = table["name"].astype(str).tolist()
-    texts = interval_texts(value, low, high, write)
+    texts = [interval_text(entry, write) for entry in bounds.to_dict("records")]
     fig = go.Figure(
         go.Scatter(
             x=numbers(value),
@@ -109,7 +109,7 @@ def place_breakdown(table: pd.DataFrame, level: str = "country") -> go.Figure:
             mode="markers",
             marker={"size": 8, "color": colour},
             error_x=whiskers(value, low, high) | {"thickness": 1.4, "width": 3, "color": LAND},
-            customdata=interval_texts(value, low, high, write),
+            customdata=[interval_text(entry_of(row, metric), write) for row in shown.to_dict("records")],
             hovertemplate="%{y}: %{customdata}<extra></extra>",
             showlegend=False,
             row=1,

@@ -1,6 +1,6 @@
 """What several figures are made of: bands, whiskers, dots with intervals, axes of distances, a legend of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,14 +58,6 @@ def whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, 
         up, down = np.minimum(high, top) - value, value - low
     parts = {name: numbers(np.nan_to_num(bar, posinf=0.0, neginf=0.0)) for name, bar in (("up", up), ("down", down))}
     return {"type": "data", "symmetric": False, "array": parts["up"], "arrayminus": parts["down"]}
-
-
-def interval_texts(value: np.ndarray, low: np.ndarray, high: np.ndarray, write: Callable[[float], str]) -> list[str]:
-    """Values as `412 (380 to 447)`; without a known interval the value alone."""
-    return [
-        write(middle) + ("" if np.isnan(lower) or np.isnan(upper) else f" ({write(lower)} to {write(upper)})")
-        for middle, lower, upper in zip(value, low, high, strict=True)
-    ]
 
 
 def line(x: Any, y: Any, number: int, name: str, hover: str, **more: Any) -> go.Scatter:

@@ -230,7 +230,7 @@ def test_forest_has_a_bar_only_where_there_is_an_interval():
     figure = plots.forest(FOREST, "median error in km", highlight="ours")
     assert list(figure.data[0].error_x.array) == [80, 0]
     assert list(figure.data[0].error_x.arrayminus) == [50, 0]
-    assert "ours 300 (250 to 380); prior 4,000" in figure.layout.meta["alt"]
+    assert "ours 300 [250, 380]; prior 4,000 (no interval)" in figure.layout.meta["alt"]
     with pytest.raises(ValueError, match="name"):
         plots.forest(pd.DataFrame({"value": [1.0]}), "x")
 

@@ -35,7 +35,7 @@ def test_places_smallest_error_on_top_and_pooled_ones_last():
     assert list(error.x) == [20.0, 300.0, None]  # no median where half do not answer
     assert list(error.error_x.array) == [0.0, 150.0, 0.0] and list(error.error_x.arrayminus) == [0.0, 150.0, 0.0]
     assert list(right.x) == [1.0, 0.5, 0.0]
-    assert "(150 km to 450 km)" in error.customdata[1] and error.customdata[0] == "20.0 km"
+    assert "[150 km, 450 km]" in error.customdata[1] and error.customdata[0] == "20.0 km (no interval)"
     alt = fig.layout.meta["alt"]
     assert "3 rows, a country each" in alt and "20.0 km (Fiji & co <b>)" in alt and "0.0 % to 100.0 %" in alt
 
@@ -93,7 +93,10 @@ def test_a_forest_of_missing_answers_says_so_in_words():
         }
     )
     fig = plots.forest(rows, "median error, km", log=True)
-    assert "none no answer (no answer to no answer); some 400 (350 to no answer); alone 300." in fig.layout.meta["alt"]
+    assert (
+        "none no answer [no answer, no answer]; some 400 [350, no answer]; alone 300 (no interval)."
+        in fig.layout.meta["alt"]
+    )
     assert list(fig.data[0].x) == [None, 400.0, 300.0]
     # The bar to infinity ends at the largest finite number; without an interval there is none.
     assert list(fig.data[0].error_x.array) == [0.0, 0.0, 0.0]
@@ -106,7 +109,7 @@ def test_a_forest_of_missing_answers_says_so_in_words():
 def test_a_forest_writes_all_values_to_the_same_place():
     rows = pd.DataFrame({"name": ["a", "b"], "value": [-1278.4, -4e-5], "low": [-1559, -1e-4], "high": [-954, 1e-5]})
     alt = plots.forest(rows, "change").layout.meta["alt"]
-    assert "a -1,278 (-1,559 to -954); b 0 (0 to 0)." in alt
+    assert "a -1,278 [-1,559, -954]; b 0 [0, 0]." in alt
     shares = pd.DataFrame({"name": ["a", "b"], "value": [0.0456, 0.128]})
     assert "a 0.046; b 0.128." in plots.forest(shares, "x").layout.meta["alt"]
 
