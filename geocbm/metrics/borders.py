@@ -109,21 +109,20 @@ def country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
 
 def _country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
     """`country_codes` of so many points as shapely may have as objects at once."""
-    found = np.full(len(lat), -1)
-    known = np.flatnonzero(np.isfinite(lat) & np.isfinite(lng))
-    if not len(known):
-        return np.full(len(lat), "", dtype="<U2")
     codes, country = read_rings()[:2]
+    nowhere = len(codes)
+    found = np.full(len(lat), nowhere)
+    known = np.flatnonzero(np.isfinite(lat) & np.isfinite(lng))
     point, polygon = _holding(lat[known], lng[known])
     # On a border the country that comes first in the alphabet of codes has it.
-    order = np.lexsort((country[polygon], point))
-    point, polygon = point[order], polygon[order]
-    first = np.unique(point, return_index=True)[1]
-    found[known[point[first]]] = country[polygon[first]]
-    sea = known[found[known] < 0]
+    np.minimum.at(found, known[point], country[polygon])
+    sea = known[found[known] == nowhere]
     if len(sea):
-        found[sea] = _nearest_coast(lat[sea], lng[sea])
-    return np.where(found < 0, "", codes[found])
+        tree, owner = _coasts()
+        chord = 2 * np.sin(COAST_KM / EARTH_RADIUS_KM / 2)
+        nearest = tree.query(latlng_to_cartesian(lat[sea], lng[sea]), distance_upper_bound=chord)[1]
+        found[sea] = np.append(owner, nowhere)[nearest]  # without a neighbour it is the number behind the last
+    return np.append(codes, "")[found]
 
 
 def _holding(lat: np.ndarray, lng: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -148,11 +147,3 @@ def km_from_country(lat: np.ndarray, lng: np.ndarray, code: str) -> np.ndarray:
     point, polygon = _holding(lat, lng)
     km[point[codes[country[polygon]] == code]] = 0
     return np.asarray(km)
-
-
-def _nearest_coast(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
-    """Index of the country of the nearest coast of each point, `[n]`; -1 where none lies within `COAST_KM`."""
-    tree, owner = _coasts()
-    chord = 2 * np.sin(COAST_KM / EARTH_RADIUS_KM / 2)
-    _, nearest = tree.query(latlng_to_cartesian(lat, lng), distance_upper_bound=chord)
-    return np.append(owner, -1)[nearest]  # a point without a neighbour has the number behind the last

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from geocbm.errors import ParameterError
-from geocbm.training.settings import TrainingSettings, check_number
+from geocbm.training.settings import TrainingSettings
 
 LAYER_DROPOUT = 0.1
 """Inside the layers of the transformer; the bottleneck's own dropout acts before its last projection."""
@@ -195,12 +195,13 @@ class BottleneckSettings(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("concept_emb_dim", "hidden_dim", "top_patches", *TransformerBottleneck.shape_settings):
-            check_number(name, getattr(self, name), 1)
+        self.check_numbers(
+            "concept_emb_dim", "hidden_dim", "top_patches", *TransformerBottleneck.shape_settings, least=1
+        )
         width, heads = self.transformer_width, self.transformer_heads
         if width % heads:
             raise ParameterError(f"transformer_width={width} is no multiple of transformer_heads={heads}; choose one")
-        check_number("dropout", self.dropout, 0, below=1)
+        self.check_numbers("dropout", least=0, below=1)
 
     @property
     def choices(self) -> dict[str, tuple[str, ...]]:

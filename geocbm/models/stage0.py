@@ -17,7 +17,6 @@ from geocbm.errors import MismatchError, ParameterError
 from geocbm.models.bottlenecks import BottleneckSettings, build_bottleneck, mix_prototypes, pool_scores, score_patches
 from geocbm.models.prompts import PromptPrototypes
 from geocbm.models.retrieval import place_columns, retrieval_metrics
-from geocbm.training.settings import check_number
 
 TEMPERATURE_RANGE = (0.01, 0.5)
 """Between which a learned temperature stays."""
@@ -62,10 +61,9 @@ class Stage0Config(BottleneckSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("patience", self.patience, 1)
-        for name in ("encoder_lr", "unfreeze_layers", "false_negative_km", "text_chunk"):
-            check_number(name, getattr(self, name), 0)
-        check_number("temperature", self.temperature, 0, above=True)
+        self.check_numbers("patience", least=1)
+        self.check_numbers("encoder_lr", "unfreeze_layers", "false_negative_km", "text_chunk", least=0)
+        self.check_numbers("temperature", least=0, above=True)
         low, high = TEMPERATURE_RANGE
         if self.learn_temperature and not low <= self.temperature <= high:
             raise ParameterError(

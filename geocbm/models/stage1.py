@@ -17,7 +17,6 @@ from geocbm.files.progress import track
 from geocbm.metrics.concept import average_precision
 from geocbm.models.bottlenecks import BottleneckSettings, build_bottleneck, mix_prototypes, pool_scores, score_patches
 from geocbm.training.loader import RowSource, row_reader
-from geocbm.training.settings import check_number
 
 if TYPE_CHECKING:
     from geocbm.models.loading import Stage0Layers
@@ -63,16 +62,16 @@ class Stage1Config(BottleneckSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("epochs", self.epochs, 1)
-        for name in ("gamma", "residual_std", "unknown_weight", "sibling_weight"):
-            check_number(name, getattr(self, name), 0)
+        self.check_numbers("epochs", least=1)
+        self.check_numbers("gamma", "residual_std", "unknown_weight", "sibling_weight", least=0)
         if self.foreign_weight is not None:
-            check_number("foreign_weight", self.foreign_weight, 0)
-        for name in ("temperature", "parent_temperature", "logit_scale_init", "logit_scale_max"):
-            check_number(name, getattr(self, name), 0, above=True)
+            self.check_numbers("foreign_weight", least=0)
+        self.check_numbers(
+            "temperature", "parent_temperature", "logit_scale_init", "logit_scale_max", least=0, above=True
+        )
         if not -1 <= self.semantic_threshold <= 1:
             raise ParameterError(f"semantic_threshold={self.semantic_threshold!r} is no cosine; give -1 to 1")
-        check_number("label_smoothing", self.label_smoothing, 0, below=1)
+        self.check_numbers("label_smoothing", least=0, below=1)
 
 
 class Stage1Output(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from geocbm.errors import ParameterError
 from geocbm.models.offsets import OFFSET_DIM
-from geocbm.training.settings import TrainingSettings, check_number
+from geocbm.training.settings import TrainingSettings
 
 ABLATION_MODES = ("both", "concept_only", "image_only", "concept_scores", "hybrid")
 
@@ -77,13 +77,10 @@ class Stage2Config(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("epochs", self.epochs, 1)
-        check_number("dropout", self.dropout, 0, below=1)
-        for name in ("embed_dim", "refine_neighbours", "score_epochs", "tokens_kept"):
-            check_number(name, getattr(self, name), 1)
-        for name in ("lambda_country", "smooth_km", "refine_cells", "score_lr"):
-            check_number(name, getattr(self, name), 0)
-        check_number("refine_temperature", self.refine_temperature, 0, above=True)
+        self.check_numbers("dropout", least=0, below=1)
+        self.check_numbers("epochs", "embed_dim", "refine_neighbours", "score_epochs", "tokens_kept", least=1)
+        self.check_numbers("lambda_country", "smooth_km", "refine_cells", "score_lr", least=0)
+        self.check_numbers("refine_temperature", least=0, above=True)
         if self.heads < 1 or self.embed_dim % self.heads:
             raise ParameterError(f"heads={self.heads} does not divide embed_dim={self.embed_dim}; choose a divisor")
         if self.tokens == "none" and self.reads_tokens:

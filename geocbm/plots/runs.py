@@ -89,8 +89,7 @@ def compare_differences(table: pd.DataFrame, reference: str, title: str = "By mo
     as_panels(fig).update_traces(marker_size=10, error_x={"thickness": 1.8, "width": 5}, hovertemplate=hover)
     fig.add_vline(x=0, line={"color": LAND, "dash": "dot", "width": 1})
     fig.update_yaxes(range=[-0.6, len(runs) - 0.4], ticks="")
-    rows = table.to_dict("records")
-    listed = [f"{row['run']} {row['panel']} {estimate_text(row, '{:+z.3g}')}" for row in rows]
+    listed = [f"{row['run']} {row['panel']} {estimate_text(row, '{:+z.3g}')}" for row in table.to_dict("records")]
     alt = f"Differences of {plural(len(runs), 'run')} to {reference}, intervals in brackets: {'; '.join(listed)}."
     legend = {"x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
     return finish(fig, title, alt, 110 + down * high, legend=legend, margin={"l": 56, "r": 24, "t": 84, "b": 76})

@@ -62,16 +62,14 @@ class GatheredBatch(Mapping[str, Any]):
     exchanged: the tokens of all pictures stay where they are unless a loss wants them.
     """
 
-    def __init__(self, batch: Mapping[str, Any]) -> None:
-        # Not every process has the mark of a borrowed row, which gives its gradient of zero and no more.
-        self._n_own = 0 if BORROWED in batch else None
+    def __init__(self, batch: Mapping[str, Any], gather: Callable[[Any], Any]) -> None:
+        # Not every process has a mark of borrowed rows.
         self._share = {name: value for name, value in batch.items() if name != BORROWED}
-        self._whole: dict[str, Any] = {}
+        self._gather, self._whole = gather, dict[str, Any]()
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._whole:
-            value = self._share[name]
-            self._whole[name] = gather_rows(value[: self._n_own]) if isinstance(value, Tensor) else value
+            self._whole[name] = self._gather(self._share[name])
         return self._whole[name]
 
     def __contains__(self, name: object) -> bool:
@@ -105,7 +103,7 @@ def gather_batch(output: Output, batch: Batch) -> tuple[Output, Mapping[str, Any
     if process_count() == 1 or not torch.is_grad_enabled():
         return output, batch
     n_rows = len(next(iter(batch.values())))
-    n_own = 0 if BORROWED in batch else None
+    n_own = 0 if BORROWED in batch else None  # a borrowed row gives its gradient of zero and no more
 
     def whole(value: Any) -> Any:
         return gather_rows(value[:n_own]) if isinstance(value, Tensor) else value
@@ -115,12 +113,12 @@ def gather_batch(output: Output, batch: Batch) -> tuple[Output, Mapping[str, Any
 
     given: Any = output
     if isinstance(given, Tensor):
-        return whole(given), GatheredBatch(batch)
+        return whole(given), GatheredBatch(batch, whole)
     fields = dict(given) if isinstance(given, dict) else given._asdict()
     named = getattr(given, "per_row", None) or [name for name, value in fields.items() if has_rows(value)]
     replaced = {name: whole(fields[name]) for name in named}
     gathered: Any = fields | replaced if isinstance(given, dict) else given._replace(**replaced)
-    return gathered, GatheredBatch(batch)
+    return gathered, GatheredBatch(batch, whole)
 
 
 def own_share(rows: np.ndarray) -> np.ndarray:

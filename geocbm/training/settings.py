@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -9,15 +10,6 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from geocbm.errors import ParameterError, check_choice
-
-
-def check_number(name: str, value: float, least: float, below: float = float("inf"), above: bool = False) -> None:
-    """Raise `ParameterError` unless `least <= value < below`, or with `above` `least < value < below`."""
-    if not (least < value if above else least <= value) or not value < below:
-        limit = "" if below == float("inf") else f" and below {below:g}"
-        raise ParameterError(
-            f"{name}={value!r} is impossible; give {'more than' if above else 'at least'} {least:g}{limit}"
-        )
 
 
 @dataclass(frozen=True)
@@ -45,14 +37,22 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         weights = [field.name for field in fields(self) if field.name.startswith("lambda_")]
-        for name in ("lr", "weight_decay", "patience", "epochs", "epoch_rows", *weights):
-            check_number(name, getattr(self, name), 0)
-        for name in ("batch_size", "accumulation_steps"):
-            check_number(name, getattr(self, name), 1)
-        check_number("gradient_clip", self.gradient_clip, 0, above=True)
-        check_number("warmup", self.warmup, 0, below=1)
+        self.check_numbers("lr", "weight_decay", "patience", "epochs", "epoch_rows", *weights, least=0)
+        self.check_numbers("batch_size", "accumulation_steps", least=1)
+        self.check_numbers("gradient_clip", least=0, above=True)
+        self.check_numbers("warmup", least=0, below=1)
         for name, allowed in self.choices.items():
             check_choice(name, getattr(self, name), allowed)
+
+    def check_numbers(self, *names: str, least: float, below: float = math.inf, above: bool = False) -> None:
+        """Raise `ParameterError` unless `least <= value < below` of each setting, or with `above` `least < value`."""
+        for name in names:
+            value = getattr(self, name)
+            if not (least < value if above else least <= value) or not value < below:
+                limit = "" if below == math.inf else f" and below {below:g}"
+                raise ParameterError(
+                    f"{name}={value!r} is impossible; give {'more than' if above else 'at least'} {least:g}{limit}"
+                )
 
     def of_epoch(self, rows: np.ndarray) -> np.ndarray:
         """As many of the rows `(n,)` as a pass takes, the first ones."""

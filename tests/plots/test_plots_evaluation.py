@@ -111,7 +111,7 @@ def test_a_forest_writes_all_values_to_the_same_place():
     alt = plots.forest(rows, "change").layout.meta["alt"]
     assert "a -1,278 [-1,559, -954]; b 0 [0, 0]." in alt
     shares = pd.DataFrame({"name": ["a", "b"], "value": [0.0456, 0.128]})
-    assert "a 0.046; b 0.128." in plots.forest(shares, "x").layout.meta["alt"]
+    assert "a 0.046 (no interval); b 0.128 (no interval)." in plots.forest(shares, "x").layout.meta["alt"]
 
 
 def test_empty_splits_are_left_out_of_curves():
