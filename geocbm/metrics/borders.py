@@ -110,18 +110,17 @@ def country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
 def _country_codes(lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
     """`country_codes` of so many points as shapely may have as objects at once."""
     codes, country = read_rings()[:2]
-    nowhere = len(codes)
-    found = np.full(len(lat), nowhere)
+    found = np.full(len(lat), len(codes))  # the number behind the last is no country
     known = np.flatnonzero(np.isfinite(lat) & np.isfinite(lng))
     point, polygon = _holding(lat[known], lng[known])
     # On a border the country that comes first in the alphabet of codes has it.
     np.minimum.at(found, known[point], country[polygon])
-    sea = known[found[known] == nowhere]
+    sea = known[found[known] == len(codes)]
     if len(sea):
         tree, owner = _coasts()
         chord = 2 * np.sin(COAST_KM / EARTH_RADIUS_KM / 2)
         nearest = tree.query(latlng_to_cartesian(lat[sea], lng[sea]), distance_upper_bound=chord)[1]
-        found[sea] = np.append(owner, nowhere)[nearest]  # without a neighbour it is the number behind the last
+        found[sea] = np.append(owner, len(codes))[nearest]  # that behind the last is no neighbour
     return np.append(codes, "")[found]
 
 

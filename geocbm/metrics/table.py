@@ -76,9 +76,9 @@ class Metric:
             return text.lstrip("+-")  # no minus zero
         return text.replace("-", "−")
 
-    def text(self, value: float) -> str:
-        """A value with its unit: `63.4 %`, `412 km`, `2,848`."""
-        number = self.write(value)
+    def text(self, entry: Any) -> str:
+        """A value, or that of an entry of `metrics.json`, with its unit: `63.4 %`, `412 km`, `2,848`."""
+        number = self.write(entry["value"] if isinstance(entry, Mapping) else entry)
         suffix = self.unit.difference if self.change else self.unit.suffix
         return f"{number} {suffix}" if suffix and number != "none" else number
 
@@ -89,10 +89,8 @@ class Metric:
 
     def entry(self, entry: Any) -> str:
         """An entry of `metrics.json` with unit and interval: `412 km [380, 447]`."""
-        if not isinstance(entry, Mapping):
-            return self.text(entry)
-        ends = [entry[end] for end in ("low", "high") if entry.get(end) is not None]
-        return in_brackets(self.text(entry["value"]), *(self.write(end) for end in ends))
+        bounds = [entry.get(end) for end in ("low", "high")] if isinstance(entry, Mapping) else []
+        return in_brackets(self.text(entry), *(self.write(end) for end in bounds if end is not None))
 
 
 def in_brackets(value: str, *ends: str) -> str:

@@ -73,8 +73,7 @@ def headlines(run: str) -> pd.DataFrame:
     for key in SHOWN:
         if key in figures:
             own, entry = metric(key), figures[key]
-            value = entry["value"] if isinstance(entry, dict) else entry
-            rows.append({"metric": own.label, "value": own.text(value), "95 % interval": own.interval(entry)})
+            rows.append({"metric": own.label, "value": own.text(entry), "95 % interval": own.interval(entry)})
     return pd.DataFrame(rows, columns=["metric", "value", "95 % interval"])
 
 

@@ -67,7 +67,7 @@ def format_metric(key: str, entry: Any) -> tuple[str, str]:
     """Format an entry of `metrics.json` in the unit of its key, as text and a text of the interval (or nothing)."""
     own = metric(key)
     span = own.interval(entry)
-    return own.text(entry["value"] if isinstance(entry, Mapping) else entry), f"95 %: {span}" if span else ""
+    return own.text(entry), f"95 %: {span}" if span else ""
 
 
 def tiles(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
