@@ -28,7 +28,7 @@ from geocbm import plots
 from geocbm.evaluation.methods import main_predictions
 from geocbm.explain import ablation, concept_information, controls, interventions, leakage, localization, maps
 from geocbm.explain.concept_labels import read_concept_labels
-from geocbm.explain.discovered import probe_discovered
+from geocbm.explain.discovered import SparseAutoencoder, probe_discovered
 from geocbm.explain.randomization import measure_randomization, randomization_metrics
 from geocbm.explain.stability import explain_seeds, measure_stability, stability_metrics
 from geocbm.explain.trust_card import VERDICTS, card_table, trust_card
@@ -127,8 +127,8 @@ nb.table(pd.DataFrame(decision).round(3), caption=f"Cell {named}; with these {fe
 # %%
 nb.show(plots.kept_concepts(effective.curves(drawn), float(effective.all_right.mean())))
 left = ablation.ablate_all_concepts(files, linear, test, bootstrap, seed)
-named_left = readable(left, {"log_loss_change": "change of log loss, nats"})
-nb.table(named_left, caption="Without concepts, beside two priors, with 95 % intervals")
+heads = {"log_loss_change": "change of log loss, nats"}
+nb.table(readable(left, heads), caption="Without concepts, beside two priors, with 95 % intervals")
 
 # %% [markdown]
 # ## Controls that the concepts must beat
@@ -193,14 +193,14 @@ print(f"Of {len(card)} questions:", ", ".join(f"{n} {one}" for one, n in card["v
 # ## Make it yours: concepts that nobody named
 #
 # A sparse autoencoder (Gao et al. 2024) rebuilds patch tokens from the few units that are most active; the page has as many units as concepts,
-# the first of them are named after the label of their best picture. Change `SparseAutoencoder` or `discovered_steps` and run the cell.
+# the first are named after the label of their best picture. Put a class of your own with `encode` and `forward` in its place.
 
 # %%
 if discovered_steps and "scores" in information.probes:
-    found, units, left_over = probe_discovered(files, features, len(names), discovered_steps, seed)
+    found, units, lost = probe_discovered(files, features, len(names), discovered_steps, seed, SparseAutoencoder)
     beside = dict(information.probes, discovered=found)
     shares = [{"input": key} | drawn.estimate(beside[key].right) for key in ("scores", "random", "discovered")]
-    nb.table(pd.DataFrame(shares).round(3), caption=f"Country right; {left_over:.0%} of the tokens' variance is lost")
+    nb.table(pd.DataFrame(shares).round(3), caption=f"Country right; {lost:.0%} of the tokens' variance is lost")
     best = test[units[test, :6].argmax(axis=0)]  # the best test picture of the first six units
     called = [f"Unit {unit}: {name}" for unit, name in enumerate(files.table["meta_name"].iloc[best])]
     nb.show_images([model.picture(row) for row in best.tolist()], called, called)

@@ -1,5 +1,7 @@
 """Discovered concepts: units of a sparse autoencoder over patch tokens, the control that nobody named."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -43,13 +45,13 @@ class SparseAutoencoder(nn.Module):
 
 
 def discover(
-    features: RowSource, train: np.ndarray, units: int, steps: int = 600, seed: int = 0
-) -> tuple[SparseAutoencoder, float]:
-    """Train an autoencoder on the patch tokens of training rows; what share of their spread it leaves unexplained."""
+    features: RowSource, train: np.ndarray, units: int, steps: int = 600, seed: int = 0, build: Any = SparseAutoencoder
+) -> tuple[Any, float]:
+    """Train an autoencoder, `build(w, units)`, on the patch tokens of training rows; the share of spread it leaves."""
     draws = np.random.default_rng(seed)
     with seeded(seed), torch.enable_grad():
         width = features.read("tokens", train[:1]).shape[-1]
-        model = SparseAutoencoder(width, units)
+        model = build(width, units)
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(steps):
             rows = np.sort(draws.choice(train, min(16, len(train)), replace=False))
@@ -61,7 +63,7 @@ def discover(
     return model.eval(), float(loss.detach())
 
 
-def unit_scores(model: SparseAutoencoder, features: RowSource, n: int) -> np.ndarray:
+def unit_scores(model: Any, features: RowSource, n: int) -> np.ndarray:
     """How active each unit is at most on any patch of a picture, `(n, k)`."""
     with torch.no_grad():
         parts = [
@@ -72,13 +74,13 @@ def unit_scores(model: SparseAutoencoder, features: RowSource, n: int) -> np.nda
 
 
 def probe_discovered(
-    run: Run, features: RowSource, units: int, steps: int = 600, seed: int = 0
+    run: Run, features: RowSource, units: int, steps: int = 600, seed: int = 0, build: Any = SparseAutoencoder
 ) -> tuple[ProbeResult, np.ndarray, float]:
     """What the probe of `probes.probe_country` reads of the country from discovered units instead of concepts.
 
     Gives also the units' scores `(n, k)` and the share of the tokens' spread that they do not rebuild.
     """
-    model, left = discover(features, run.pictures["train"], units, steps, seed)
+    model, left = discover(features, run.pictures["train"], units, steps, seed, build)
     scores, blocks = unit_scores(model, features, len(run.table)), spatial_blocks(run.lat, run.lng)
     train, val, test = (run.pictures[split] for split in ("train", "val", "test"))
     return probe_label(scores.astype(np.float64), run.country, train, val, test, blocks), scores, left

@@ -41,3 +41,12 @@ def test_planted_directions_are_rebuilt_and_units_score_pictures():
     np.testing.assert_allclose(scores[7], model.encode(tokens.read("tokens", [7]))[0].amax(0).detach(), rtol=1e-5)
     again, _ = discover(tokens, train, units=12, steps=300)
     assert torch.equal(again.encoder.weight, model.encoder.weight)
+
+
+def test_an_autoencoder_of_ones_own_is_trained_in_its_place():
+    class Tied(SparseAutoencoder):
+        def forward(self, tokens):
+            return self.encode(tokens) @ self.encoder.weight + self.centre
+
+    model, left = discover(Tokens(), np.arange(30), units=12, steps=300, build=Tied)
+    assert isinstance(model, Tied) and left < 0.1

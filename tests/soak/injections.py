@@ -350,8 +350,8 @@ def hostile_tables(suffix: dict[str, str]) -> Iterator[None]:
     """Let the tiny run have names, notes and files with a text behind each."""
     before = tiny_run.write_pictures
 
-    def write(folder: Path, seed: int = 0) -> Path:
-        table = before(folder, seed)
+    def write(folder: Path, seed: int = 0, several: bool = False) -> Path:
+        table = before(folder, seed, several)
         with table.open(encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
         for row in rows:
