@@ -12,8 +12,6 @@ from geocbm.metrics import spatial_blocks
 from geocbm.run import Run
 from geocbm.training.loader import RowSource, seeded
 
-ROWS_AT_A_TIME = 64
-
 
 class SparseAutoencoder(nn.Module):
     """Rebuilds tokens from the few units that are most active (Gao et al. 2024, "Scaling and evaluating SAEs").
@@ -66,10 +64,8 @@ def discover(
 def unit_scores(model: Any, features: RowSource, n: int) -> np.ndarray:
     """How active each unit is at most on any patch of a picture, `(n, k)`."""
     with torch.no_grad():
-        parts = [
-            model.encode(features.read("tokens", np.arange(start, min(start + ROWS_AT_A_TIME, n)))).amax(1)
-            for start in range(0, n, ROWS_AT_A_TIME)
-        ]
+        rows_at_a_time = torch.arange(n).split(64)
+        parts = [model.encode(features.read("tokens", rows.numpy())).amax(1) for rows in rows_at_a_time]
     return torch.cat(parts).numpy()
 
 
