@@ -189,8 +189,7 @@ def render_pages(
     from geocbm.workbench import report
     from geocbm.workbench.stages import NUMBER_GLOB
 
-    executed = paths.reports_root().glob(f"[!_.]*/{NUMBER_GLOB}_*.ipynb")
-    for name in [run] if run else sorted({file.parent.name for file in executed}):
+    for name in [run] if run else paths.runs_in(paths.reports_root(), f"{NUMBER_GLOB}_*.ipynb"):
         print(report.render_run(_known(paths.check_run_name(name))))
     print(report.render_site())
     return 0

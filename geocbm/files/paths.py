@@ -11,6 +11,8 @@ from geocbm.errors import ParameterError
 
 COPY_MARK = "lab.json"
 """In the folder of a copy of a run, made to look at the run without changing it."""
+RUN_NAMES = "up to 80 letters, digits, dots, dashes and underscores, beginning with a letter or digit"
+"""What a run can be called: a path separator would lead out of the folders of runs."""
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -46,15 +48,9 @@ def notebooks_folder() -> Path:
 
 
 def check_run_name(run: str) -> str:
-    """Return ``run`` when it can name a folder.
-
-    It has up to 80 letters, digits, dots, dashes and underscores; a path separator would lead out of the run folders.
-    """
+    """Return ``run`` when it can be the name of a run, see `RUN_NAMES`."""
     if not isinstance(run, str) or not _RUN_NAME.fullmatch(run):
-        raise ParameterError(
-            f"run={run!r} cannot name a run: use up to 80 letters, digits, dots, dashes and underscores, "
-            "beginning with a letter or digit"
-        )
+        raise ParameterError(f"run={run!r} cannot name a run: use {RUN_NAMES}")
     return run
 
 
@@ -70,10 +66,20 @@ def run_folder(run: str) -> Path:
     return data_root() / "runs" / check_run_name(run)
 
 
+def runs_in(root: Path, holding: str = "") -> list[str]:
+    """Names of the runs that have a folder in `data/runs` or `reports`, with such a file in it, in alphabetical order.
+
+    A folder that no run can be called after, such as `demo (copy)`, is passed over.
+    """
+    found = {path.relative_to(root).parts[0] for path in root.glob(f"*/{holding}")}
+    return sorted(filter(_RUN_NAME.fullmatch, found))
+
+
 def finished_runs() -> list[str]:
     """Names of the runs that were trained to their end, the newest first; copies are none of them."""
-    found = sorted(data_root().glob("runs/*/predictions.parquet"), key=lambda file: -file.stat().st_mtime)
-    return [file.parent.name for file in found if not (file.parent / COPY_MARK).exists()]
+    root, last = data_root() / "runs", "predictions.parquet"
+    found = [name for name in runs_in(root, last) if not (root / name / COPY_MARK).exists()]
+    return sorted(found, key=lambda name: -(root / name / last).stat().st_mtime)
 
 
 def report_folder(run: str) -> Path:

@@ -346,7 +346,7 @@ def open_run(name: str | Path | None = None) -> Run:
         return Run(root / finished[0])
     folder = folder_of(name)
     if not folder.is_dir():
-        known = sorted(path.name for path in root.glob("*") if path.is_dir())
+        known = paths.runs_in(root)
         hint = did_you_mean(str(name), known)
         raise ParameterError(f"there is no run {str(name)!r}; {hint}runs: {', '.join(known) or 'none yet'}")
     return Run(folder)

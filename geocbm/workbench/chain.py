@@ -229,7 +229,7 @@ def _selected(chain: Chain, request: Request) -> list[Stage]:
 
 def _reused(names: Sequence[str], own: set[str]) -> Sequence[str]:
     """The runs whose results may be taken over; refused where one has none, or is the run itself."""
-    known = sorted(folder.parent.name for folder in (paths.data_root() / "runs").glob("*/stamps"))
+    known = paths.runs_in(paths.data_root() / "runs", "stamps")
     for name in names:
         if name in own:
             raise ParameterError(f"--reuse {name} is the run itself; name another one, or the new run with --run")

@@ -135,9 +135,10 @@ def _input_digests(chain: Chain, stage: Stage, folder: Path, profile: str, value
             if values.get(parameter) not in (None, ""):
                 found[name] = named_input(stage, parameter, str(values[parameter]))
         elif "*" in name or "[" in name:
-            base = paths.data_root() / "runs" if name.startswith("runs/") else folder
-            for file in sorted(base.glob(name.removeprefix("runs/"))):
-                found[file.relative_to(base).as_posix()] = digest_file(file)
+            base, pattern = paths.data_root() / "runs", name.removeprefix("runs/*/")
+            holders = [folder] if pattern == name else [base / run for run in paths.runs_in(base)]
+            for file in sorted(file for holder in holders for file in holder.glob(pattern)):
+                found[file.relative_to(folder if pattern == name else base).as_posix()] = digest_file(file)
         elif (folder / name).is_file():
             found[name] = digest_file(folder / name)
         else:

@@ -13,8 +13,7 @@ from geocbm.workbench.stages import read_chain
 
 def runs() -> list[str]:
     """All runs that have files or pages."""
-    found = {path.name for root in (paths.data_root() / "runs", paths.reports_root()) for path in root.glob("[!_.]*/")}
-    return sorted(found)
+    return sorted({*paths.runs_in(paths.data_root() / "runs"), *paths.runs_in(paths.reports_root())})
 
 
 def stages(incomplete: str) -> list[str]:

@@ -80,7 +80,8 @@ def headlines(run: str) -> pd.DataFrame:
 def table_of_runs() -> list[str]:
     """Lines of `geocbm list`: a table of the runs, the newest last, and what of them is not as it was made."""
     rows, remarks = [], []
-    for folder in (paths.data_root() / "runs").glob("*/"):
+    root = paths.data_root() / "runs"
+    for folder in [root / name for name in paths.runs_in(root)]:
         made = max((file.stat().st_mtime for file in folder.glob("records/*.json")), default=folder.stat().st_mtime)
         when = datetime.fromtimestamp(made).isoformat(" ", "minutes")
         stamps = sorted((folder / "stamps").glob("*.json"))
@@ -96,7 +97,20 @@ def table_of_runs() -> list[str]:
     table = [titles, *((*row[:5], row[5].as_uri() if row[5].is_file() else "-") for row in sorted(rows))]
     widths = [max(len(row[column]) for row in table) for column in range(len(titles))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return [*lines, *(f"beware: {remark}" for _, remark in sorted(remarks) if remark)] if rows else []
+    shown = [*lines, *(f"beware: {remark}" for _, remark in sorted(remarks) if remark)] if rows else []
+    return shown + _passed_over()
+
+
+def _passed_over() -> list[str]:
+    """A line on the folders among those of runs that no run can be called after, if there are any."""
+    roots = {paths.data_root() / "runs": "[!.]*/", paths.reports_root(): "[!_.]*/"}
+    odd = [
+        repr(paths.portable(folder))
+        for root, pattern in roots.items()
+        for folder in sorted(root.glob(pattern))
+        if folder.name not in paths.runs_in(root)
+    ]
+    return [f"passed over: {', '.join(odd)}; rename to show: a run's name has {paths.RUN_NAMES}"] if odd else []
 
 
 def _state_of(folder: Path) -> str:

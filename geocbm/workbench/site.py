@@ -234,9 +234,9 @@ def run_index(run: str, notebooks: list[tuple[Path, Any]], manifest: Mapping[str
 def site_index(root: Path) -> str:
     """The page that lists all runs under the reports folder, the latest first."""
     rows: list[dict[str, Any]] = []
-    for folder in root.glob("[!_.]*"):
+    for folder in [root / name for name in paths.runs_in(root, "index.html")]:
         notebooks = [path for path in folder.glob("*.ipynb") if re.match(rf"{stages.NUMBER}_", path.name)]
-        if not notebooks or not (folder / "index.html").is_file():
+        if not notebooks:
             continue
         manifest = read_json_or_empty(folder / "manifest.json")
         metrics = read_json_or_empty(folder / "metrics.json")

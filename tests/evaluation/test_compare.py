@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -42,6 +43,7 @@ def test_the_asking_run_comes_first(root):
         return runs_to_compare(root / "reports", root / "runs", names, run)
 
     assert chosen([], "second") == ["second", "first"]
+    shutil.copytree(root / "runs" / "first", root / "runs" / "first (copy)")  # its name cannot be a run's
     assert chosen([], "new") == ["new", "first", "second"]
     assert chosen(["first", "first", "new"], "new") == ["new", "first"]
     assert runs_to_compare(root / "a", root / "b", [], "new") == ["new"]

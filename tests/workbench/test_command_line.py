@@ -13,7 +13,7 @@ import pytest
 from geocbm import cli
 from geocbm.errors import ParameterError
 from geocbm.files import paths, write_json
-from geocbm.workbench import chain, overview
+from geocbm.workbench import chain, names, overview
 from geocbm.workbench.chain import Request
 from geocbm.workbench.parameters import Parameter, coerce
 from geocbm.workbench.stages import Chain, Stage
@@ -125,6 +125,23 @@ def test_the_runs_are_a_table_with_links(project: Path, capsys: pytest.CaptureFi
     assert own[0].startswith("1971-01-01") and own[1:5] == ["mine", "demo", "0 of 2 done", "median error 468 km"]
     assert own[5] == page.as_uri()
     assert copy[1:] == ["mine-lab", "?", "copy of mine, 0 of 2 done", "-", "-"]
+
+
+def test_a_folder_that_no_run_can_be_called_after_is_passed_over_and_said(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mine", "mine (copy)", ".ipynb_checkpoints"):
+        for root in (paths.data_root() / "runs", paths.reports_root()):
+            (root / name / "stamps").mkdir(parents=True)
+    (paths.reports_root() / "_assets").mkdir()
+    assert cli.main(["list"]) == 0
+    _, own, said = capsys.readouterr().out.splitlines()
+    assert " mine " in own and own.count("mine") == 1
+    assert said.startswith("passed over: 'data/runs/mine (copy)', 'reports/mine (copy)'; ")
+    assert paths.RUN_NAMES in said and "ipynb_checkpoints" not in said and "_assets" not in said
+    assert names.runs() == ["mine"]
+    with pytest.raises(ParameterError, match="Runs: mine$"):
+        chain.run_chain(Request(run="new", reuse=["other"]))
 
 
 def test_without_runs_there_is_no_table(project: Path) -> None:

@@ -57,6 +57,16 @@ def test_the_newest_finished_run_is_taken_and_a_choice_is_kept(project: Path) ->
     assert lab.chosen_run() == "new"
 
 
+def test_a_folder_that_no_run_can_be_called_after_is_passed_over(project: Path) -> None:
+    """A file manager calls what it copies `demo (copy)`, and JupyterLab leaves `.ipynb_checkpoints`."""
+    finished(project, "demo", 1_000)
+    for name in ("demo (copy)", ".ipynb_checkpoints", "-x", "x" * 81):
+        finished(project, name, 2_000)
+    assert paths.finished_runs() == ["demo"] and lab.chosen_run() == "demo" and open_run().name == "demo"
+    with pytest.raises(ParameterError, match=r"there is no run 'another'; runs: demo$"):
+        open_run("another")
+
+
 def test_a_copy_shares_its_files_until_one_is_written(project: Path) -> None:
     source = finished(project, "demo", 1_000)
     assert lab.open_copy("demo") == "demo-lab"

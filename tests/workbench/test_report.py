@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from geocbm import cli
 from geocbm.data import table as tables
 from geocbm.data.simulated import BANNER
 from geocbm.errors import MissingInputError, UserError
@@ -250,6 +252,8 @@ def test_the_list_of_runs(run: Path, reports: Path) -> None:
     report.render_run("smoke")
     page = report.render_site().read_text(encoding="utf-8")
     assert 'href="smoke/index.html"' in page and "812 km" in page and "06 failed" in page
+    shutil.copytree(run, reports / "smoke (copy)")  # its name cannot be a run's
+    assert report.render_site().read_text(encoding="utf-8") == page and cli.main(["render"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from geocbm.data.concepts import UNKNOWN
 from geocbm.errors import MissingInputError, ParameterError, UserError
-from geocbm.files import lineage, run_command
+from geocbm.files import lineage, paths, run_command
 from geocbm.files.stored import opened
 from geocbm.geodesy import KM_PER_DEGREE
 from geocbm.metrics import HEADLINES, error_km, geoscore, metric, places_of
@@ -59,8 +59,7 @@ def runs_to_compare(reports: Path, run_root: Path, names: Sequence[str], run: st
 
     A named run that has left nothing is refused with the runs that have.
     """
-    left = [*reports.glob("*/metrics.json"), *run_root.glob("*/predictions.parquet")]
-    known = sorted({path.parent.name for path in left})
+    known = sorted({*paths.runs_in(reports, "metrics.json"), *paths.runs_in(run_root, "predictions.parquet")})
     missing = [name for name in names if name not in known and name != run]
     if missing:
         raise ParameterError(
