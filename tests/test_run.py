@@ -60,6 +60,32 @@ def test_the_command_begins_where_files_are_missing(copied_run, tmp_path):
     assert Run(tmp_path / "mine").remedy("predictions.parquet") == "geocbm run --run mine --from 01"
 
 
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("records/05.json", "05"),
+        ("stamps/06b.json", "06b"),
+        ("visualizations/geocells_map.png", "02"),
+        ("history_stage1.parquet", "04"),
+        ("history_stage2_hybrid.parquet", "05"),
+        ("stage0_adopted.json", "04"),
+        ("concept_scores_adopted.npz", "05"),
+    ],
+)
+def test_the_command_for_any_file_of_the_run_is_of_the_run_and_of_the_notebook_that_writes_it(
+    trained_run, name, number
+):
+    assert trained_run.files.remedy(name) == f"geocbm run --run tiny --from {number}"
+
+
+def test_the_command_of_a_run_that_was_copied_or_renamed_has_the_name_that_it_has_now(tmp_path):
+    command = "geocbm run --profile demo --run mine --set 01.csv=my/mine.csv"
+    write_json(tmp_path / "other" / "command.json", {"command": command})
+    expected = "geocbm run --profile demo --run other --set 01.csv=my/mine.csv --from 01"
+    assert Run(tmp_path / "other").remedy("records/05.json") == expected
+    assert Run(tmp_path / "other").remedy("table.parquet") == expected
+
+
 def test_the_command_names_the_profile_of_a_run_that_is_called_after_it(tmp_path):
     assert Run(tmp_path / "smoke").remedy("geocells.npz") == "geocbm run --profile smoke --run smoke --from 01"
 

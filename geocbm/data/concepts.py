@@ -144,7 +144,7 @@ class ConceptVocabulary:
     @classmethod
     def load(cls, path: str | Path) -> ConceptVocabulary:
         """Read a vocabulary written by `save`."""
-        with opened(path, partial(run_command, path, "01")) as content:
+        with opened(path, partial(run_command, Path(path).parent, "01")) as content:
             return cls(tuple(content["metas"]), tuple(content["parents"]), dict(content["meta_to_parent"]))
 
 

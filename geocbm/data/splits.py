@@ -292,7 +292,7 @@ def save_splits(
 
 def load_splits(path: str | Path, table: pd.DataFrame) -> dict[str, list[str]]:
     """Read splits; those that were made from another table are a MismatchError."""
-    with opened(path, partial(run_command, path, "01")) as content:
+    with opened(path, partial(run_command, Path(path).parent, "01")) as content:
         made_from = str(content["csv_sha256"])
         if made_from != table.attrs["csv_sha256"]:
             raise MismatchError(

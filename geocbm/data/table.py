@@ -377,7 +377,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table written by `save_table`; another one is a MismatchError."""
     import pyarrow.parquet as parquet
 
-    with opened(path, partial(run_command, path, "01")) as table:
+    with opened(path, partial(run_command, Path(path).parent, "01")) as table:
         noted = (parquet.read_schema(path).metadata or {}).get(b"geocbm")
         if noted is None:
             raise ValueError("it is not a validated table")

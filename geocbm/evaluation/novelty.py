@@ -117,7 +117,7 @@ class NoveltyDetector:
     @classmethod
     def load(cls, path: str | Path) -> NoveltyDetector:
         """Read what `save_novelty` wrote."""
-        with opened(path, partial(run_command, path, "05")) as (tensors, _):
+        with opened(path, partial(run_command, Path(path).parent, "05")) as (tensors, _):
             held = {name: tensors[name] for name in TENSORS}
             return cls(**held | {"n_train": int(held["n_train"][0])})
 

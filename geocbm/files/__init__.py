@@ -159,29 +159,32 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 
 
 COMMAND_FILE = "command.json"
-"""In the folder of a run: `command`, which makes the run from its beginning, written by whatever runs its notebooks."""
+"""In the folder of a run: `command`, which makes the run from its beginning, written by whatever runs its notebooks.
+
+It is read with the name of the folder in it, which may be a copy or may have been renamed.
+"""
 
 
-def run_command(path: str | Path, notebook: str) -> str:
-    """Command that makes a file of a run, and all that depends on it, with the options of the run.
+def run_command(folder: str | Path, notebook: str) -> str:
+    """Command that makes what a notebook writes into the folder of a run, and all that depends on it.
 
-    It begins with an earlier notebook than the one that writes the file where that must be run first.
+    It has the options of the run, and begins with an earlier notebook where that must be run first.
     """
-    folder = Path(path).absolute().parent
-    return f"{_whole_command(folder)} --from {first_to_run(folder, notebook)}"
+    folder = Path(folder).absolute()
+    return f"{whole_command(folder)} --from {first_to_run(folder, notebook)}"
 
 
-def _whole_command(folder: Path) -> str:
+def whole_command(folder: Path) -> str:
     """The recorded command; of a run without one, of which no stage has begun, that of the profile of its name."""
     if command := read_json_or_empty(folder / COMMAND_FILE).get("command"):
-        return str(command)
+        return re.sub(r"(?<= --run )\S+", lambda _: folder.name, str(command), count=1)
     is_profile = (paths.notebooks_folder() / "params" / f"{folder.name}.yaml").exists()
     return f"geocbm run{f' --profile {folder.name}' if is_profile else ''} --run {folder.name}"
 
 
 def remake_advice(path: str | Path, notebook: str) -> str:
     """Say which command makes a file of a run, which the notebook of that number writes, again."""
-    return f"Run notebook {notebook} again: {run_command(path, notebook)}."
+    return f"Run notebook {notebook} again: {run_command(Path(path).parent, notebook)}."
 
 
 def sha256_file(path: str | Path) -> str:

@@ -29,6 +29,16 @@ _BY_THE_WAY = ("stage1_floor.json", "concept_scores.npz", "cell_scores.npz", "no
 """Files without which later notebooks can run."""
 
 
+def maker(name: str) -> str:
+    """Number of the notebook that writes a file of a run, after which files such as `records/05.json` are called."""
+    stem = Path(name).stem.removesuffix(ADOPTED).removeprefix("history_")
+    if stem[:2].isdigit():
+        return stem
+    number = next((number for file, number in MADE_BY.items() if stem.startswith(Path(file).stem)), "01")
+    # What was taken from another run is written by the stage that trains upon it.
+    return {"03": "04", "04": "05"}[number] if Path(name).stem.endswith(ADOPTED) else number
+
+
 def in_use(folder: Path, name: str) -> Path:
     """Path of a file of a run, or of the one that was taken from another run in its place."""
     path = folder / name

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import DamagedError, MismatchError, MissingInputError, first_line
-from geocbm.files import SEAL, atomic_path, read_json, sealed
+from geocbm.files import SEAL, atomic_path, read_json, run_command, sealed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +58,19 @@ def of_content(path: str | Path, remedy: str | Callable[[], str]) -> Iterator[No
         raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise _damaged(path, error, remedy) from error
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """All metrics that the notebooks of the run in a folder have recorded, by dotted key.
+
+    Raises:
+        DamagedError: a file of them is not whole; the message has the command that records its metrics again.
+    """
+    merged: dict[str, Any] = {}
+    for file in sorted(folder.glob("records/[0-9][0-9]*.json")):
+        with opened(file, partial(run_command, folder, file.stem)) as content:
+            merged |= content
+    return merged
 
 
 def _damaged(path: str | Path, error: Exception, remedy: str | Callable[[], str]) -> DamagedError:

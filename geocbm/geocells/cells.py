@@ -95,7 +95,7 @@ class Geocells:
             MissingInputError: there is no such file.
             DamagedError: the file was changed since, or is something else.
         """
-        with opened(path, partial(run_command, path, "02")) as content:
+        with opened(path, partial(run_command, Path(path).parent, "02")) as content:
             return cls(settings=json.loads(str(content["settings"])), **{name: content[name] for name in _ARRAYS})
 
 

@@ -31,7 +31,7 @@ Config = TypeVar("Config")
 
 
 def _made_by(path: str | Path, stage: int) -> Callable[[], str]:
-    return partial(run_command, path, NOTEBOOKS[stage])
+    return partial(run_command, Path(path).parent, NOTEBOOKS[stage])
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class NeighbourRefiner:
     @classmethod
     def load(cls, path: str | Path) -> NeighbourRefiner:
         """Read what `save` wrote; a MissingInputError where there is none, a MismatchError for another kind of file."""
-        with opened(path, partial(run_command, path, "05")) as (tensors, _):
+        with opened(path, partial(run_command, Path(path).parent, "05")) as (tensors, _):
             held = (torch.from_numpy(tensors[name]) for name in ("features", "lat", "lng", "cell"))
             return cls(*held)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +16,7 @@ from geocbm import __version__
 from geocbm.errors import DamagedError, MissingInputError, ParameterError
 from geocbm.evaluation.novelty import FILE as NOVELTY
 from geocbm.files import paths, sha256_file, write_json
-from geocbm.files.stored import opened
+from geocbm.files.stored import recorded
 from geocbm.metrics.table import HEADLINES, metric
 from geocbm.models import geocbm, loading
 from geocbm.predict.context import FILE as CONTEXT
@@ -176,11 +175,8 @@ def measured(files: Run) -> dict[str, Any]:
     """Headline metrics that a run recorded, by key; none where its predictions are of another Stage 2 than it has."""
     if not files.belongs("predictions.parquet"):
         return {}
-    recorded: dict[str, Any] = {}
-    for file in sorted(files.folder.glob("records/*.json")):
-        with opened(file, partial(files.remedy, f"records/{file.name}")) as content:
-            recorded |= content
-    return {key: recorded[key] for key in MEASURED if key in recorded}
+    known = recorded(files.folder)
+    return {key: known[key] for key in MEASURED if key in known}
 
 
 def encoder_name(files: Run | None) -> str:

@@ -89,11 +89,7 @@ class RunFiles:
 
         It begins with the earliest notebook that the file depends on and whose files are missing.
         """
-        stem = lineage.plain_stem(name)
-        notebook = next((number for file, number in makers.MADE_BY.items() if stem.startswith(Path(file).stem)), "01")
-        if Path(name).stem.endswith(makers.ADOPTED):  # taken by the stage that trains upon it
-            notebook = {"03": "04", "04": "05"}[notebook]
-        return run_command(self.path(name), notebook)
+        return run_command(self.folder, makers.maker(name))
 
     def made_from(self, name: str, *more: str) -> lineage.Record:
         """What a file that is about to be written is made from, `more` checkpoints too; all of it must fit together."""

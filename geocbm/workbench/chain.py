@@ -12,7 +12,7 @@ import typer
 
 from geocbm.errors import MissingInputError, ParameterError, did_you_mean
 from geocbm.files import atomic_path, engine, link_or_copy, owners, paths, read_json_or_empty, write_json
-from geocbm.workbench import demo_data, execute, keys, names, profiles, records, settings
+from geocbm.workbench import demo_data, execute, keys, names, profiles, records, rerun_command, settings
 from geocbm.workbench.stages import NUMBER_GLOB, Chain, Stage, read_chain
 from geocbm.workbench.status_line import Console
 
@@ -348,6 +348,7 @@ def _take_over(run: _Run, stage: Stage, source: str) -> None:
     keys.hand_file(run.folder, stage.number).unlink(missing_ok=True)
     stamp = read_json_or_empty(keys.stamp_file(other, stage.number))
     write_json(keys.stamp_file(run.folder, stage.number), stamp)
+    rerun_command.record(run.folder, run.profile.name)
 
 
 def _render(run: _Run, failed: bool) -> Path | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
 from geocbm.files import atomic_path, owners, paths, progress, sha256_file, write_json
+from geocbm.files.stored import recorded
 from geocbm.workbench import html, lab, profiles, records, rerun_command, settings, state
 from geocbm.workbench.parameters import Parameter, read_parameters, unknown
 from geocbm.workbench.stages import number_of, read_chain
@@ -160,7 +161,7 @@ class Notebook:
         """
         from geocbm.metrics.table import metric
 
-        known = records.recorded(self.run) | self._records
+        known = recorded(self.run_folder) | self._records
         said = re.sub(
             r"\{([\w-]+(?:\.[\w-]+)+)\}",
             lambda key: metric(key[1]).entry(known[key[1]]) if key[1] in known else "(not measured)",

@@ -4,13 +4,14 @@ import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
+from geocbm.errors import UserError
 from geocbm.files import paths, read_json_or_empty
 from geocbm.files.progress import is_live
+from geocbm.files.stored import recorded
 from geocbm.metrics.table import HEADLINES, metric
 from geocbm.workbench import stages, state
 from geocbm.workbench.html import rows_html
@@ -60,15 +61,13 @@ def directory(run: str, status: pd.DataFrame, explorable: Mapping[str, str]) -> 
     return rows_html(("notebook", "question", "to explore there", "state"), rows, f"Notebooks of run {run}")
 
 
-def records(run: str) -> dict[str, Any]:
-    """All metrics the notebooks of a run have recorded so far, by dotted key."""
-    files = sorted((paths.run_folder(run) / "records").glob("*.json"))
-    return {key: entry for path in files for key, entry in read_json_or_empty(path).items()}
-
-
 def headlines(run: str) -> pd.DataFrame:
-    """The headline metrics of a run in words; an empty table when there are none yet."""
-    figures = records(run)
+    """The headline metrics of a run in words; an empty table when there are none yet.
+
+    Raises:
+        DamagedError: a file of recorded metrics is not whole.
+    """
+    figures = recorded(paths.run_folder(run))
     rows = []
     for key in SHOWN:
         if key in figures:
@@ -86,13 +85,16 @@ def table_of_runs() -> list[str]:
         when = datetime.fromtimestamp(made).isoformat(" ", "minutes")
         stamps = sorted((folder / "stamps").glob("*.json"))
         profile = read_json_or_empty(stamps[-1]).get("profile", "?") if stamps else "?"
-        measured = headlines(folder.name).set_index("metric")["value"]
-        shown = "; ".join(
-            f"{label} {measured[label]}" for label in (metric(key).label for key in HEADLINES[:4]) if label in measured
-        )
+        damage, shown = "", "-"
+        try:
+            measured = headlines(folder.name).set_index("metric")["value"]
+            labels = [label for label in (metric(key).label for key in HEADLINES[:4]) if label in measured]
+            shown = "; ".join(f"{label} {measured[label]}" for label in labels) or shown
+        except UserError as problem:  # costs this run its metrics, and not the list
+            damage = str(problem)
         page = paths.report_folder(folder.name) / "index.html"
-        rows.append((when, folder.name, profile, _state_of(folder), shown or "-", page))
-        remarks.append((when, state.remark(folder)))
+        rows.append((when, folder.name, profile, _state_of(folder), shown, page))
+        remarks.append((when, state.remark(folder) or damage))
     titles = ("when", "run", "profile", "state", "headline", "page")
     table = [titles, *((*row[:5], row[5].as_uri() if row[5].is_file() else "-") for row in sorted(rows))]
     widths = [max(len(row[column]) for row in table) for column in range(len(titles))]

@@ -11,15 +11,14 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from geocbm import __version__
 from geocbm.errors import ParameterError
-from geocbm.files import paths, read_json, read_json_or_empty, run_command, write_json, write_text
-from geocbm.files.stored import opened
+from geocbm.files import paths, read_json, read_json_or_empty, write_json, write_text
+from geocbm.files.stored import recorded
 from geocbm.workbench import html, keys
 from geocbm.workbench.stages import NUMBER_GLOB, Stage
 
@@ -75,22 +74,12 @@ def _remarks_file(run: str, number: str) -> Path:
     return paths.run_folder(run) / "remarks" / f"{number}.json"
 
 
-def recorded(run: str) -> dict[str, Any]:
-    """All metrics that the notebooks of a run have recorded."""
-    merged: dict[str, Any] = {}
-    for file in sorted((paths.run_folder(run) / "records").glob(f"{NUMBER_GLOB}.json")):
-        number = file.stem
-        with opened(file, partial(run_command, file.parent, number)) as content:
-            merged.update(content)
-    return merged
-
-
 def merge(run: str) -> None:
     """Write the metrics of a run's notebooks into ``reports/<run>/metrics.json``.
 
     A notebook that ran again replaces its own metrics; the ones it no longer measures vanish.
     """
-    write_json(paths.report_folder(run) / "metrics.json", recorded(run))
+    write_json(paths.report_folder(run) / "metrics.json", recorded(paths.run_folder(run)))
 
 
 def now() -> str:

@@ -17,7 +17,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 from geocbm.errors import MissingInputError, ParameterError, UserError
-from geocbm.files import atomic_path, paths, read_json_or_empty, sha256_file, write_text
+from geocbm.files import atomic_path, paths, read_json_or_empty, sha256_file, whole_command, write_text
 from geocbm.plots.theme import ON_DARK
 from geocbm.workbench import site
 from geocbm.workbench.html import ANSWER_MIME, TEMPLATES, clean_html, clean_text, pictures
@@ -238,7 +238,8 @@ def render_run(run: str) -> Path:
     folder = paths.report_folder(run)
     found = [path for path in sorted(folder.glob("*.ipynb")) if _NOTEBOOK_FILE.fullmatch(path.name)]
     if not found:
-        raise MissingInputError(f"run {run!r} has no executed notebook; make them with: geocbm run --run {run}")
+        command = whole_command(paths.run_folder(run))
+        raise MissingInputError(f"run {run!r} has no executed notebook; make them with: {command}")
     fill_assets()
     manifest = read_json_or_empty(folder / "manifest.json")
     notebooks = [(path, read_notebook(path)) for path in found]

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from geocbm.errors import UserError
-from geocbm.files import paths, sha256_file
-from geocbm.files.stored import opened
-from geocbm.workbench import keys, records, rerun_command
+from geocbm.files import paths, sha256_file, whole_command
+from geocbm.files.stored import opened, recorded
+from geocbm.workbench import keys, rerun_command
 from geocbm.workbench.stages import read_chain
 
 
@@ -79,6 +79,7 @@ def _check_stores(run: str) -> None:
 
 
 def _check_metrics(run: str) -> None:
-    with opened(paths.report_folder(run) / "metrics.json", f"geocbm run --run {run}") as metrics:
-        if metrics != records.recorded(run):
+    folder = paths.run_folder(run)
+    with opened(paths.report_folder(run) / "metrics.json", partial(whole_command, folder)) as metrics:
+        if metrics != recorded(folder):
             raise ValueError("it is not what the notebooks recorded")

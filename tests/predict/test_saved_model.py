@@ -75,6 +75,13 @@ def test_the_card_says_what_was_measured_on_what_and_under_which_terms(copied_ru
     assert f"{len(stored['centers'])} geocells" in card.content
 
 
+def test_damaged_metrics_are_refused_with_the_command_that_records_them_again(copied_run):
+    (copied_run.folder / "records").mkdir(exist_ok=True)
+    (copied_run.folder / "records" / "05.json").write_text("[1]")
+    with pytest.raises(DamagedError, match=r"records/05.json is damaged .* geocbm run --run tiny --from 05$"):
+        measured(copied_run.files)
+
+
 def test_metrics_of_another_stage_2_are_not_those_of_the_card(copied_run, monkeypatch):
     write_json(copied_run.folder / "records" / "05.json", {"stage2.median_km": 468.4})
     assert measured(copied_run.files) == {"stage2.median_km": 468.4}

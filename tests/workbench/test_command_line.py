@@ -140,7 +140,7 @@ def test_a_folder_that_no_run_can_be_called_after_is_passed_over_and_said(
     assert said.startswith("passed over: 'data/runs/mine (copy)', 'reports/mine (copy)'; ")
     assert paths.RUN_NAMES in said and "ipynb_checkpoints" not in said and "_assets" not in said
     assert names.runs() == ["mine"]
-    with pytest.raises(ParameterError, match="Runs: mine$"):
+    with pytest.raises(ParameterError, match=r"Runs: mine$"):
         chain.run_chain(Request(run="new", reuse=["other"]))
 
 

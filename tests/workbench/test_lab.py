@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import atomic_path, paths
+from geocbm.files import atomic_path, paths, write_json
 from geocbm.run import open_run
 from geocbm.workbench import lab
 from geocbm.workbench.parameters import Parameter
@@ -105,12 +105,15 @@ def test_a_run_of_ones_own_is_never_taken_for_a_copy(project: Path) -> None:
 
 def test_what_was_changed_is_published_as_a_run_of_its_own(project: Path) -> None:
     source = finished(project, "demo", 1_000)
+    write_json(source / "command.json", {"command": "geocbm run --profile demo --run demo"})
     lab.open_copy("demo")
+    assert open_run("demo-lab").remedy("table.parquet") == "geocbm run --profile demo --run demo-lab --from 01"
     with pytest.raises(ParameterError, match="demo"):
         lab.publish("demo", "mine")
     with pytest.raises(ParameterError, match="demo"):
         lab.publish("demo-lab", "demo")
     assert lab.publish("demo-lab", "mine") == source.with_name("mine")
+    assert open_run("mine").remedy("table.parquet") == "geocbm run --profile demo --run mine --from 01"
     assert set(paths.finished_runs()) == {"demo", "mine"} and not source.with_name("demo-lab").exists()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from geocbm.errors import MissingInputError, ParameterError
 from geocbm.files import paths, progress
+from geocbm.files.stored import recorded
 from geocbm.workbench import html as words
 from geocbm.workbench import notebook, records
 
@@ -99,9 +100,9 @@ def test_records_of_a_stage_replace_its_own(project: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "01.json").write_text('{"a.x": 1, "a.y": 2}')
     (folder / "02.json").write_text('{"b.x": 3}')
-    assert records.recorded("smoke") == {"a.x": 1, "a.y": 2, "b.x": 3}
+    assert recorded(paths.run_folder("smoke")) == {"a.x": 1, "a.y": 2, "b.x": 3}
     (folder / "01.json").write_text('{"a.x": 4}')
-    assert records.recorded("smoke") == {"a.x": 4, "b.x": 3}
+    assert recorded(paths.run_folder("smoke")) == {"a.x": 4, "b.x": 3}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from geocbm.errors import DamagedError
 from geocbm.files import paths, write_json
+from geocbm.files.stored import recorded
 from geocbm.workbench import overview
 
 CHAIN = """
@@ -39,7 +41,7 @@ def test_an_empty_run_has_every_notebook_in_reading_order(run: Path) -> None:
         ["01", "01_numbers", "Which numbers are there?", "not yet"],
         ["02", "02_total", "What is the total?", "not yet"],
     ]
-    assert overview.records("mine") == {}
+    assert recorded(run) == {}
     headlines = overview.headlines("mine")
     assert headlines.empty and list(headlines.columns) == ["metric", "value", "95 % interval"]
     assert not run.exists(), "looking must not make a run"
@@ -64,7 +66,22 @@ def test_headlines_are_metrics_in_words_in_a_fixed_order(run: Path) -> None:
         ["median error", "1,234 km", "1,000 to 2,000 km"],
         ["concept right", "50.0 %", "25.0 to 62.5 %"],
     ]
-    assert set(overview.records("mine")) == {"data.images", "stage1.meta_top1", "stage2.median_km", "stage2.unknown"}
+    assert set(recorded(run)) == {"data.images", "stage1.meta_top1", "stage2.median_km", "stage2.unknown"}
+
+
+def test_damaged_metrics_are_one_sentence_with_the_command_of_their_notebook(run: Path) -> None:
+    write_json(run / "records" / "01.json", {"data.images": 12345})
+    write_json(run / "stamps" / "01.json", {"profile": "demo"})
+    write_json(run / "total.json", 1)
+    (run / "records" / "02.json").write_text("{")
+    with pytest.raises(DamagedError, match=r"records/02\.json is damaged \(.*geocbm run --run mine --from 01$"):
+        overview.headlines("mine")
+    write_json(run / "command.json", {"command": "geocbm run --profile demo --run mine --set 01.count=5"})
+    for name in ("table.parquet", "concepts.json", "splits.json"):
+        (run / name).touch()
+    _, row, beware = overview.table_of_runs()
+    assert row.split("  ")[1].strip() == "mine" and row.split("1 of 2 done")[1].split() == ["-", "-"]
+    assert beware.startswith("beware: ") and beware.endswith("--profile demo --run mine --set 01.count=5 --from 02")
 
 
 def test_a_title_that_is_missing_is_replaced_by_the_name(run: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from geocbm import cli
 from geocbm.errors import MissingInputError, ParameterError
-from geocbm.files import paths, read_json, write_json
+from geocbm.files import paths, read_json, run_command, write_json
 from geocbm.workbench import overview, site, state
 from geocbm.workbench import rerun_command as again
 from geocbm.workbench.chain import Request, run_chain
@@ -193,6 +193,14 @@ def test_what_a_stage_warns_of_is_taken_over_with_it(project: Path, capsys: pyte
     run(profile="smoke", run="second", reuse=("first",))
     told = capsys.readouterr().out
     assert "running" not in told and "beware: few numbers" in told
+
+
+def test_a_run_that_was_taken_over_as_a_whole_knows_its_own_command(project: Path) -> None:
+    run(profile="smoke", run="one", settings=("count=5",))
+    run(profile="smoke", run="two", settings=("count=5",), reuse=("one",))
+    folder = paths.run_folder("two")
+    assert read_json(paths.report_folder("two") / "manifest.json")["stages"]["02"]["status"] == "taken over"
+    assert run_command(folder, "01") == "geocbm run --profile smoke --run two --set 01.count=5 --from 01"
 
 
 def test_a_run_to_reuse_must_be_there_and_another_one(project: Path) -> None:

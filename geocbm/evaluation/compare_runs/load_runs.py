@@ -49,7 +49,7 @@ class ComparedRun:
     def answers(self) -> pd.DataFrame:
         """`images` of a run that has predictions; a MissingInputError of one that has none."""
         if self.images is None:
-            command = f"geocbm run --run {self.name} --from 05"
+            command = run_command(paths.data_root() / "runs" / self.name, "05")
             raise MissingInputError(f"run {self.name!r} has no predictions; make them with: {command}")
         return self.images
 
@@ -104,7 +104,7 @@ def _read_run(report: Path, folder: Path, name: str) -> ComparedRun:
         try:
             if path.parent == folder and lineage.read_record(path):
                 Run(folder).need(path.name)  # only what was made from the run as it is now
-            with opened(path, partial(run_command, folder / path.name, "05")) as content:
+            with opened(path, partial(run_command, folder, "05")) as content:
                 return read(content)
         except UserError as error:
             found.append(f"{path.name} cannot be read ({str(error).splitlines()[0]}) and is left out")
