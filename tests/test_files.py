@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from geocbm.files import atomic_path, read_json, remake_advice, sha256_file, sha256_text, write_json
+from geocbm.files import atomic_path, read_json, run_command, sha256_file, sha256_text, write_json
 
 
 def test_atomic_path_makes_folders_and_replaces(tmp_path):
@@ -47,6 +47,5 @@ def test_json_round_trip_is_sorted_and_readable(tmp_path):
     assert read_json(tmp_path / "x.json") == {"b": [1, 2.5, None], "a": "Zürich"}
 
 
-def test_the_advice_names_run_and_notebook(tmp_path):
-    advice = remake_advice(tmp_path / "runs" / "photos" / "splits.json", "01")
-    assert "geocbm run --run photos --from 01." in advice
+def test_the_command_names_run_and_notebook(tmp_path):
+    assert run_command(tmp_path / "runs" / "photos", "01") == "geocbm run --run photos --from 01"

@@ -19,7 +19,7 @@ import pandas as pd
 
 from geocbm.data.concepts import GUESSED, UNKNOWN
 from geocbm.errors import MismatchError, ParameterError, check_choice, cut_middle, did_you_mean
-from geocbm.files import SEAL, lineage, remake_advice, run_command, write_json
+from geocbm.files import SEAL, lineage, run_command, write_json
 from geocbm.files.stored import opened
 from geocbm.geodesy import EARTH_RADIUS_KM, latlng_to_cartesian, spatial_blocks
 from geocbm.metrics.country_names import country_name
@@ -292,12 +292,13 @@ def save_splits(
 
 def load_splits(path: str | Path, table: pd.DataFrame) -> dict[str, list[str]]:
     """Read splits; those that were made from another table are a MismatchError."""
-    with opened(path, partial(run_command, Path(path).parent, "01")) as content:
+    remedy = partial(run_command, Path(path).parent, "01")
+    with opened(path, remedy) as content:
         made_from = str(content["csv_sha256"])
         if made_from != table.attrs["csv_sha256"]:
             raise MismatchError(
                 f"{path} was made from another CSV (its hash begins {made_from[:12]}, that of the table in use "
-                f"{table.attrs['csv_sha256'][:12]}). {remake_advice(path, '01')}"
+                f"{table.attrs['csv_sha256'][:12]}). Run notebook 01 again: {remedy()}."
             )
         splits = _unpacked(content, table) if "packed" in content else content["splits"]
         splits = {name: list(splits[name]) for name in SPLIT_NAMES}

@@ -263,7 +263,8 @@ def errors_km(truth: TruePlaces, answers: Sequence[Prediction]) -> dict[str, np.
 def records(table: pd.DataFrame) -> dict[str, float | Estimate]:
     """Metrics to keep of `measure`, by key of `metrics.json`; what was not measured or is infinite is left out.
 
-    A stage's own metrics, such as `stage1.meta_top1`, take the place of those its page recorded without an interval.
+    Those of a stage, such as `stage1.meta_top1` and `stage2.median_km`, its own page records too: the same numbers,
+    with the same intervals where both draw as many resamples with one seed. In `metrics.json` these take their place.
     """
     kept: dict[str, Estimate] = {}
     for row in table.to_dict("records"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +24,6 @@ from geocbm.files import lineage, run_command
 from geocbm.files.stored import opened, save_tensors
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from geocbm.encoders.features import FeatureStore
     from geocbm.run import Run
 

@@ -182,11 +182,6 @@ def whole_command(folder: Path) -> str:
     return f"geocbm run{f' --profile {folder.name}' if is_profile else ''} --run {folder.name}"
 
 
-def remake_advice(path: str | Path, notebook: str) -> str:
-    """Say which command makes a file of a run, which the notebook of that number writes, again."""
-    return f"Run notebook {notebook} again: {run_command(Path(path).parent, notebook)}."
-
-
 def sha256_file(path: str | Path) -> str:
     """Hash the content of a file (hexadecimal SHA-256)."""
     with Path(path).open("rb") as stream:

@@ -275,7 +275,7 @@ def _execute_all(run: _Run, selected: Sequence[Stage]) -> None:
 
     When one fails no other begins; those under way come to their end, unless the command itself is ended.
     """
-    around = execute.Surroundings(Console(), run.request.jobs, run.request.engine)
+    around = execute.Surroundings(Console(), run.request.engine)
     waiting, under_way = list(selected), dict[Future[None], Stage]()
     with ThreadPoolExecutor(run.request.jobs) as pool:
         try:

@@ -69,13 +69,11 @@ class Surroundings:
 
     Attributes:
         console: where their lines are written.
-        jobs: stages side by side, at most; each that may run so takes one share of the processors.
         engine: text of the engine whose workers encode pictures, empty for what the environment says.
     """
 
-    console: Console  # where their lines are written
-    jobs: int  # stages side by side, at most; each that may run so takes one share of the processors
-    engine: str  # whose workers encode pictures, empty for what the environment says
+    console: Console
+    engine: str
 
 
 def execute(
@@ -128,7 +126,7 @@ def execute(
                     paths.as_environment()
                     | {IN_CHAIN: "1", progress.STATUS: str(status), "TMPDIR": scratch}
                     | ({engine.ENGINE: around.engine} if around.engine else {}),
-                    max(2, around.jobs) if stage.beside else 1,
+                    2 if stage.beside else 1,  # however many jobs: sums hang on how many threads add them up
                 ),
                 limit + 60 if limit else math.inf,  # the cell's own limit comes first: it leaves a better message
                 line,

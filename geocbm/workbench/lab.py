@@ -6,6 +6,7 @@ place, what a notebook writes there is its own. `publish` makes a run of its own
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,12 @@ def parameters_to_use(
     """Parameters with which a run was made, but for those that the parameters cell now gives otherwise.
 
     Of the `values` in the cell (or of papermill) those count as given that differ from the cell as it stood when the
-    run was made: the executed notebook `name` beside its page keeps it. Where the pages are gone, it is what differs
-    from the script, as `declared`.
+    run was made: the executed notebook `name` beside its page keeps it. Where that is gone or damaged, it is what
+    differs from the script, as `declared`.
     """
     recorded = state.recorded_parameters(paths.run_folder(run), number_of(name))
     executed = paths.report_folder(run) / f"{name}.ipynb"
-    written = {key: one.default for key, one in declared.items()}
-    before = _declared_in(executed) if executed.is_file() else written
+    before = _declared_in(executed) or {key: one.default for key, one in declared.items()}
     own = {key: value for key, value in values.items() if key in before and value != before[key]}
     return {**values, **{key: value for key, value in recorded.items() if key in declared}, **own}
 
@@ -117,11 +117,12 @@ def picker() -> None:
 
 
 def _declared_in(executed: Path) -> dict[str, Any]:
-    """Defaults in the parameters cell of an executed notebook."""
-    for cell in read_json_or_empty(executed).get("cells", []):
-        if "parameters" in cell.get("metadata", {}).get("tags", []):
-            source = "".join(cell["source"])
-            return {key: one.default for key, one in parameters_of_source(source, executed.name).items()}
+    """Defaults in the parameters cell of an executed notebook; none where it cannot be read."""
+    with suppress(Exception):  # a damaged file may hold anything
+        for cell in read_json_or_empty(executed).get("cells", []):
+            if "parameters" in cell.get("metadata", {}).get("tags", []):
+                source = "".join(cell["source"])
+                return {key: one.default for key, one in parameters_of_source(source, executed.name).items()}
     return {}
 
 

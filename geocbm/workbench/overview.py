@@ -99,20 +99,11 @@ def table_of_runs() -> list[str]:
     table = [titles, *((*row[:5], row[5].as_uri() if row[5].is_file() else "-") for row in sorted(rows))]
     widths = [max(len(row[column]) for row in table) for column in range(len(titles))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    shown = [*lines, *(f"beware: {remark}" for _, remark in sorted(remarks) if remark)] if rows else []
-    return shown + _passed_over()
-
-
-def _passed_over() -> list[str]:
-    """A line on the folders among those of runs that no run can be called after, if there are any."""
-    roots = {paths.data_root() / "runs": "[!.]*/", paths.reports_root(): "[!_.]*/"}
-    odd = [
-        repr(paths.portable(folder))
-        for root, pattern in roots.items()
-        for folder in sorted(root.glob(pattern))
-        if folder.name not in paths.runs_in(root)
-    ]
-    return [f"passed over: {', '.join(odd)}; rename to show: a run's name has {paths.RUN_NAMES}"] if odd else []
+    lines += [f"beware: {remark}" for _, remark in sorted(remarks) if remark]
+    found = [*root.glob("[!.]*/"), *paths.reports_root().glob("[!_.]*/")]
+    odd = [repr(paths.portable(each)) for each in sorted(found) if each.name not in paths.runs_in(each.parent)]
+    told = [f"passed over: {', '.join(odd)}; rename to show: a run's name has {paths.RUN_NAMES}"] if odd else []
+    return (lines if rows else []) + told
 
 
 def _state_of(folder: Path) -> str:

@@ -161,6 +161,14 @@ def test_runs_are_gathered_by_what_they_have_in_common_apart_from_seeds(seeds):
     assert groups[0].seeds == ("0", "1", "2")
 
 
+def test_runs_come_in_the_order_of_their_seeds_as_numbers(tmp_path):
+    for seed in (10, 2, 100, 1):
+        write_run(tmp_path, f"of{seed}", settings={"04.seed": seed, "05.seed": seed, "03.seed": seed})
+    (group,) = seed_groups(read(tmp_path, "of10", "of2", "of100", "of1"))
+    assert group.seeds == ("1", "2", "10", "100")
+    assert [run.name for run in group.runs] == ["of1", "of2", "of10", "of100"]
+
+
 def test_a_run_of_another_split_is_no_other_seed(tmp_path):
     write_run(tmp_path, "one")
     write_run(tmp_path, "split", settings={"01.seed": 1})

@@ -131,9 +131,12 @@ def test_parameters_are_the_runs_unless_the_cell_was_changed(project: Path, give
     declared = {name: Parameter(name, "", default, "") for name, default in cell.items()}
     values = lab.parameters_to_use("04_stage1_concepts", "demo", {"run": ""} | given, declared)
     assert {name: values[name] for name in used} == used
-    (project / "reports" / "demo" / "04_stage1_concepts.ipynb").unlink()  # pages may be thrown away
-    values = lab.parameters_to_use("04_stage1_concepts", "demo", {"run": ""} | given, declared)
-    assert {name: values[name] for name in used} == used
+    page = project / "reports" / "demo" / "04_stage1_concepts.ipynb"
+    cut = page.read_text()[:-9]
+    for damaged in (cut, "3", '{"cells": 3}', '{"cells": [3]}', page.read_text().replace("15", "15 +"), None):
+        page.unlink() if damaged is None else page.write_text(damaged)  # pages may be thrown away
+        values = lab.parameters_to_use("04_stage1_concepts", "demo", {"run": ""} | given, declared)
+        assert {name: values[name] for name in used} == used, damaged
 
 
 def test_a_notebook_started_without_a_run_says_whose_copy_it_works_on(project: Path) -> None:

@@ -98,6 +98,16 @@ def test_pages_that_do_not_read_one_another_run_side_by_side(
     assert run() == 0 and capsys.readouterr().out.count("skipped (unchanged)") == 5
 
 
+def test_the_threads_of_a_stage_and_so_its_numbers_do_not_depend_on_the_jobs(
+    in_process: None, side_by_side: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = spy(monkeypatch, lambda _: None)
+    assert run(jobs=4) == 0
+    assert {(number, threads) for what, number, threads in seen if what == "begins"} == {
+        *(("01", "8"), ("02", "8"), ("03", "4"), ("04", "4"), ("05", "4"))
+    }
+
+
 def test_one_job_runs_them_in_order_with_the_same_threads(
     in_process: None, side_by_side: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

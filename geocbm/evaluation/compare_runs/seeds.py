@@ -1,5 +1,6 @@
 """Runs that differ in the seed of training alone, taken together: how much of a difference is luck of the seed."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -48,7 +49,12 @@ def seed_groups(runs: Sequence[ComparedRun]) -> list[SeedGroup]:
                 break
         else:
             gathered.append({_seed(run): run})
-    return [SeedGroup(tuple(group[seed] for seed in sorted(group)), tuple(sorted(group))) for group in gathered]
+
+    def padded(seed: str) -> str:  # 10 comes after 2
+        return re.sub(r"\d+", lambda number: number[0].zfill(20), seed)
+
+    ordered = [{seed: group[seed] for seed in sorted(group, key=padded)} for group in gathered]
+    return [SeedGroup(tuple(group.values()), tuple(group)) for group in ordered]
 
 
 def _seed(run: ComparedRun) -> str:
