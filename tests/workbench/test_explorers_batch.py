@@ -87,3 +87,13 @@ def test_a_page_has_the_step_as_a_figure(trained_run, stage, capsys):
     explorers.batch(trained_run.files, stage)
     assert "[figure] Bars of the" in capsys.readouterr().out
     assert (np.random.get_state()[1] == before).all()  # what a notebook draws next stays the same
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_split_without_pictures_is_not_offered(trained_run, stage, capsys):
+    run = trained_run.files
+    run.__dict__["rows"] = run.rows | {name: run.rows[name][:0] for name in ("val", "pretrain_val")}
+    explorer = BatchExplorer(TrainingStep(run, stage))
+    assert explorer.split.options == (("pretrain_train",) if stage == "stage0" else ("train",))
+    explorers.batch(run, stage)
+    assert "[figure] Bars of the" in capsys.readouterr().out

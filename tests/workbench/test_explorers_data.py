@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import numpy as np
 import pytest
 
@@ -129,6 +132,32 @@ def test_pictures_are_looked_at_only_when_asked_for(copied_run, tmp_path):
     explorer.reading.join()
     explorer.check.value = "nearly black images"
     assert explorer.strip.rows.tolist() == [7]
+
+
+def test_what_was_read_joins_the_oddities_in_the_thread_of_the_controls(explorer, monkeypatch):
+    """There it comes between two changes of a person, of which none is lost."""
+    threads, whole = [], explorer._list
+    monkeypatch.setattr(explorer, "_list", lambda found: threads.append(threading.current_thread()) or whole(found))
+
+    async def kernel() -> None:
+        explorer.read_all.click()
+        await asyncio.to_thread(explorer.reading.join)
+
+    asyncio.run(kernel())
+    assert threads == [threading.current_thread()] and "All photographs were read" in explorer.status.value
+    explorer.country.value = "Kenya"
+    assert len(explorer.strip.rows) == 12
+
+
+def test_a_reading_that_fails_is_said_and_can_be_begun_again(explorer, monkeypatch):
+    def failing(_table):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(data.quality, "findings", failing)
+    explorer.read_all.click()
+    explorer.reading.join()
+    assert "Not all photographs could be read (OSError: [Errno 5] Input/output error)" in explorer.status.value
+    assert not explorer.read_all.disabled
 
 
 def test_pages_are_turned(explorer):

@@ -100,6 +100,13 @@ def test_a_page_shows_the_answer_for_a_picture_of_the_run(trained_run, capsys):
     assert "a picture of the test split" in said and said.count("[figure] ") == 2
 
 
+def test_without_a_test_picture_the_example_is_another_one(trained_run, model, capsys):
+    run = trained_run.files
+    run.__dict__["rows"] = run.rows | {"test": run.rows["test"][:0]}
+    explorers.photograph(run, model)
+    assert "a picture of the val split" in capsys.readouterr().out
+
+
 def test_both_guesses_are_scored(trained_run):
     run = trained_run.files
     game = Game(run, seed=1)

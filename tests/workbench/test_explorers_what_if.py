@@ -19,6 +19,17 @@ def explorer(trained_run) -> WhatIfExplorer:
     return WhatIfExplorer(trained_run.files)
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_a_run_in_which_no_mode_reads_concepts_is_one_sentence(trained_run, monkeypatch, capsys, live):
+    modes = interventions.trained_modes
+    monkeypatch.setattr(interventions, "trained_modes", lambda *of: {"image_only": modes(*of)["both"]})
+    monkeypatch.setattr("geocbm.workbench.explorers.concept_sliders.is_live", lambda: live)
+    explorers.what_if(trained_run.files)
+    said = capsys.readouterr().out
+    assert ("no mode that reads concepts; train one with: geocbm run --run tiny --from 05" in said) == live
+    assert said.count("\n") == 1
+
+
 def move(explorer: WhatIfExplorer, column: int, value: float) -> None:
     """Move a slider as the browser does, which sends the values of all."""
     values = list(explorer.sliders.values)

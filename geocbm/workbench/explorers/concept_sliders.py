@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import anywidget
@@ -15,12 +16,14 @@ import torch
 import traitlets
 
 from geocbm import plots
+from geocbm.errors import ParameterError
 from geocbm.explain import counterfactuals, interventions, maps
 from geocbm.files.progress import is_live
 from geocbm.geodesy import haversine_km
 from geocbm.run import Run, encoding, stages
 from geocbm.workbench import html
 from geocbm.workbench.explorers.picture_list import PictureList
+from geocbm.workbench.explorers.pictures_by_place import look_up
 from geocbm.workbench.explorers.shared import WRAP, figure_widget, page, redraw, said, show
 
 if TYPE_CHECKING:
@@ -39,7 +42,10 @@ def what_if(run: Run, found: Sequence[Counterfactual] = ()) -> None:
         found: the edits of the page, of `counterfactuals.find_counterfactuals`.
     """
     if is_live():
-        show(WhatIfExplorer(run).box)
+        try:
+            show(WhatIfExplorer(run).box)
+        except ParameterError as problem:  # no reason to stop the notebook
+            html.put(f"<p>{escape(str(problem))}</p>", str(problem))
     elif not found:
         print("In JupyterLab this cell has a slider for every concept of any picture.")
     else:
@@ -74,6 +80,9 @@ class WhatIfExplorer:
     Attributes:
         edited: new scores, by column, of the concepts that are not as the model sees them.
         places: the answer before and after, of the present picture, mode and edit.
+
+    Raises:
+        ParameterError: no trained mode of the run reads concepts.
     """
 
     places: PlacePredictions
@@ -83,6 +92,9 @@ class WhatIfExplorer:
         features = run.features("adapted")
         self.models = interventions.trained_modes(run, features, stages.predict_concepts(run, features))
         self.models.pop("image_only", None)  # reads no concepts
+        if not self.models:
+            command = f"{run.remedy('stage2.safetensors')} --set '05.variants=[concept_scores]'"
+            raise ParameterError(f"run={run.name!r} has no mode that reads concepts; train one with: {command}")
         self.edited: dict[int, float] = {}
         self._still = False
         names = [*run.concepts.metas, *(f"{parent} (parent)" for parent in run.concepts.parents)]
@@ -197,13 +209,6 @@ def on_scale(score: float) -> float:
 
 def _all_pictures(run: Run) -> pd.DataFrame:
     """All pictures for a list, those of the test split first."""
-    parts = {name: run.rows[name] for name in ("test", "val", "train")}
-    rows = np.concatenate(list(parts.values()))
-    split = np.repeat(list(parts), [len(part) for part in parts.values()])
-    labels = {"concept": run.table["meta_name"].iloc[rows].astype(str), "country": run.country[rows].astype(str)}
-    frame = pd.DataFrame({name: np.asarray(own) for name, own in labels.items()}, index=pd.Index(rows, name="row"))
-    frame["label"] = [
-        f"{concept}, {country} ({own} split, row {row})"
-        for row, concept, country, own in zip(frame.index, frame["concept"], frame["country"], split, strict=True)
-    ]
-    return frame
+    frame = look_up(run).iloc[np.concatenate([run.rows[split] for split in ("test", "val", "train")])]
+    text = frame["concept"] + ", " + frame["country"] + " (" + frame["split"] + " split, row "
+    return frame.assign(label=text + frame.index.astype(str) + ")")

@@ -26,7 +26,6 @@ from geocbm.workbench import html
 from geocbm.workbench.explorers.shared import figure_widget, page, redraw, said, show
 
 TOP = 5  # places, countries and concepts that are named
-EXAMPLE = "a picture of the test split"
 WIDTH, MAP_WIDTH = 260, 150  # pixels of the picture and of each concept's map
 
 
@@ -38,12 +37,13 @@ def photograph(run: Run, model: GeoCBM | None = None) -> None:
         model: that of the run where it is loaded already.
     """
     explorer = PhotographExplorer(model or GeoCBM.load(run.folder))
-    example = image_files(run.table.iloc[run.pictures["test"][:1]])[0]
+    split = next(name for name in ("test", "val", "train") if len(run.rows[name]))
+    example, called = image_files(run.table.iloc[run.pictures[split][:1]])[0], f"a picture of the {split} split"
     if is_live():
-        explorer.show(example, EXAMPLE)  # what is read once is read by now, and the first photograph need not wait
+        explorer.show(example, called)  # what is read once is read by now, and the first photograph need not wait
         show(explorer.box)
         return
-    page, figures = explorer.answer(example, EXAMPLE)
+    page, figures = explorer.answer(example, called)
     html.put(page, html.clean_text(page))
     for figure in figures:
         html.put_figure(figure)

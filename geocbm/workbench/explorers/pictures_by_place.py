@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import operator
+from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
@@ -11,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from geocbm.data import quality
+from geocbm.errors import first_line
 from geocbm.files.progress import is_live
 from geocbm.geodesy import haversine_km
 from geocbm.plots.maps import add_menu, base_map, finish_map, map_points
@@ -199,11 +203,26 @@ class DataExplorer:
         """Read all picture files beside what a person does, since that takes longer than one waits for a click."""
         self.read_all.disabled = True
         self.status.value = said(f"Reading {plural(len(self.frame), self.run.noun)}; what is odd joins the oddities.")
-        self.reading = Thread(target=self._read, daemon=True)
+        try:
+            tell: Callable[..., Any] = asyncio.get_running_loop().call_soon_threadsafe
+        except RuntimeError:  # there is no kernel that would have one
+            tell = operator.call
+        self.reading = Thread(target=self._read, args=(tell,), daemon=True)
         self.reading.start()
 
-    def _read(self) -> None:
-        self._list(quality.findings(self.run.table))
+    def _read(self, tell: Callable[..., Any]) -> None:
+        """Read in a thread and tell the one of the controls, which may be in the middle of a change."""
+        try:
+            tell(self._end_reading, quality.findings(self.run.table))
+        except Exception as problem:  # whatever it is, nobody else would hear of it
+            tell(self._end_reading, [], f"{type(problem).__name__}: {first_line(problem)}")
+
+    def _end_reading(self, findings: list[dict[str, Any]], problem: str = "") -> None:
+        self.read_all.disabled = not problem
+        if problem:
+            self.status.value = said(f"Not all {self.run.noun}s could be read ({problem}).")
+            return
+        self._list(findings)
         self.status.value = said(f"All {self.run.noun}s were read: {len(self._checks)} checks found something.")
 
     def _list(self, findings: list[dict[str, Any]]) -> None:

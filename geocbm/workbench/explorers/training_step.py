@@ -46,7 +46,7 @@ def batch(run: Run, stage: str) -> None:
     if is_live():
         show(BatchExplorer(step).box)
         return
-    split = step.splits[1]
+    split = step.splits[-1]
     html.put_figure(step.figure(step.read(step.draw(split, FIRST, 0)), TRAINED, WHOLE, split))
 
 
@@ -58,7 +58,8 @@ class TrainingStep:
         if stage not in prepare:
             raise ParameterError(f"stage={stage!r}; give one of {', '.join(map(repr, prepare))}")
         self.run, self.stage = run, stage
-        self.splits = ("pretrain_train", "pretrain_val") if stage == "stage0" else ("train", "val")
+        splits = ("pretrain_train", "pretrain_val") if stage == "stage0" else ("train", "val")
+        self.splits = [split for split in splits if len(run.rows[split])]  # the last is shown first
         path, number = run.need(f"{stage}.safetensors"), int(stage[-1])
         tensors, described = checkpoints.load_checkpoint(path, run.remedy(path.name), number)
         self.prepared = prepare[stage](run, described["config"])
@@ -128,7 +129,7 @@ class BatchExplorer:
 
     def __init__(self, step: TrainingStep) -> None:
         self.step = step
-        self.split = ipywidgets.Dropdown(options=step.splits, value=step.splits[1], description="split")
+        self.split = ipywidgets.Dropdown(options=step.splits, value=step.splits[-1], description="split")
         self.size = ipywidgets.IntSlider(FIRST, FEWEST, MOST, description="pictures", continuous_update=False)
         self.draw = ipywidgets.BoundedIntText(0, 0, 9999, description="draw")
         self.weights = ipywidgets.Dropdown(options=[TRAINED, UNTRAINED], description="weights")
