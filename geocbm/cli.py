@@ -221,8 +221,7 @@ def verify_run(run: Annotated[str, typer.Argument(help="Name of the run.", autoc
 def sync_pairs(
     notebooks: Annotated[list[str], typer.Argument(metavar="NN...", help="Numbers or names; by default all.")] = [],  # noqa: B006
     take: Annotated[
-        Literal["py", "ipynb"] | None,
-        typer.Option(help="Keep this side, whatever the other one says."),
+        Literal["py", "ipynb"] | None, typer.Option(help="Keep this side, whatever the other one says.")
     ] = None,
 ) -> int:
     """Make each .ipynb from its .py, or bring it back with --take.

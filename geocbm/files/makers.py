@@ -32,7 +32,7 @@ _BY_THE_WAY = ("stage1_floor.json", "concept_scores.npz", "cell_scores.npz", "no
 def maker(name: str) -> str:
     """Number of the notebook that writes a file of a run, after which files such as `records/05.json` are called."""
     stem = Path(name).stem.removesuffix(ADOPTED).removeprefix("history_")
-    if stem[:2].isdigit():
+    if stem[:2].isdigit() and len(stem) <= len("06b"):
         return stem
     number = next((number for file, number in MADE_BY.items() if stem.startswith(Path(file).stem)), "01")
     # What was taken from another run is written by the stage that trains upon it.

@@ -22,13 +22,7 @@ def spatial_blocks(lat: Any, lng: Any, km: float = 100.0) -> np.ndarray:
 
 
 def geolocation_intervals(
-    pred_lat: Any,
-    pred_lng: Any,
-    true_lat: Any,
-    true_lng: Any,
-    blocks: Any | None = None,
-    n: int = 1000,
-    seed: int = 0,
+    pred_lat: Any, pred_lng: Any, true_lat: Any, true_lng: Any, blocks: Any | None = None, n: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
     """Every metric of `geolocation_metrics` with its interval (DECISIONS M5); the coordinates are as there.
 

@@ -7,13 +7,7 @@ Every function that returns a figure puts one sentence about its data, with the 
 from geocbm.plots.cells import cell_map, cell_picture
 from geocbm.plots.concepts import confusion, per_meta_accuracy, prototype_drift, prototype_similarity
 from geocbm.plots.counterfactuals import before_after_map, distribution_map, distribution_update, what_if
-from geocbm.plots.dataset import (
-    cell_sizes,
-    country_bars,
-    error_curves,
-    hierarchy,
-    imbalance,
-)
+from geocbm.plots.dataset import cell_sizes, country_bars, error_curves, hierarchy, imbalance
 from geocbm.plots.evaluation import errors_by_distance, forest, method_forest, place_breakdown
 from geocbm.plots.explanations import (
     clue_agreement,
@@ -29,9 +23,4 @@ from geocbm.plots.pictures import attention_overlay, blend_heat, contact_sheet, 
 from geocbm.plots.runs import chain_status, compare_differences
 from geocbm.plots.theme import PALETTE, finish, template
 from geocbm.plots.training import compare_histories, loss_and_gradients, loss_curves, retrieval_bars
-from geocbm.plots.uncertainty import (
-    coverage_by_novelty,
-    recall_against_area,
-    reliability_before_after,
-    risk_coverage,
-)
+from geocbm.plots.uncertainty import coverage_by_novelty, recall_against_area, reliability_before_after, risk_coverage

@@ -73,10 +73,7 @@ def _drawn(frames: _Frames, true_place: tuple[float, float], step: int = 0) -> g
     star = {"symbol": "star", "size": 15, "color": PALETTE[1], "line": {"width": 1, "color": "white"}}
     cross = {"symbol": "x-thin", "size": 11, "color": INK, "line": {"width": 2.5, "color": INK}}
     truth = (degrees([true_place[0]]), degrees([true_place[1]]))
-    for name, (lat, lng), marker in (
-        ("answer", (now["lat"][1], now["lon"][1]), star),
-        ("true place", truth, cross),
-    ):
+    for name, (lat, lng), marker in (("answer", (now["lat"][1], now["lon"][1]), star), ("true place", truth, cross)):
         hover = f"{name}: %{{lat:.1f}}, %{{lon:.1f}}<extra></extra>"
         fig.add_scattergeo(lat=lat, lon=lng, mode="markers", marker=marker, hovertemplate=hover, name=name)
     fig.add_bar(

@@ -95,9 +95,6 @@ def with_scores(network: GeoCBM, seen: GeoCBMOutput, edited: Tensor) -> GeoCBMOu
         embedding = edited_embedding(network.concept_model, embedding, concepts.probabilities, edited)
     given = edited if head.config.reads_scores else embedding
     said = concepts._replace(
-        concept_input=given,
-        concept_emb=embedding,
-        meta_probabilities=edited[:, :n],
-        parent_probabilities=edited[:, n:],
+        concept_input=given, concept_emb=embedding, meta_probabilities=edited[:, :n], parent_probabilities=edited[:, n:]
     )
     return seen._replace(concepts=said, place=head(given, seen.patch_tokens))

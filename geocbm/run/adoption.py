@@ -17,13 +17,7 @@ from geocbm.errors import MismatchError, MissingInputError, ParameterError
 from geocbm.files import atomic_path, lineage, stored
 from geocbm.models import loading
 from geocbm.run import Run, predictions
-from geocbm.run.encoding import (
-    encode_adapted,
-    encode_vanilla,
-    load_image_encoder,
-    read_encoders,
-    write_features,
-)
+from geocbm.run.encoding import encode_adapted, encode_vanilla, load_image_encoder, read_encoders, write_features
 from geocbm.training.checkpoints import load_checkpoint
 
 

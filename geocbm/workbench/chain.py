@@ -78,9 +78,7 @@ class Request(NamedTuple):
     only: Annotated[
         list[str],
         typer.Option(
-            metavar="STAGE[,STAGE]",
-            help="Look at these stages only, by number or name.",
-            autocompletion=names.stages,
+            metavar="STAGE[,STAGE]", help="Look at these stages only, by number or name.", autocompletion=names.stages
         ),
     ] = []  # noqa: RUF012
     start: Annotated[
@@ -114,8 +112,7 @@ class Request(NamedTuple):
         ),
     ] = ""
     jobs: Annotated[
-        int,
-        typer.Option(min=1, help="Pages that do not read one another are made so many at a time; memory for each."),
+        int, typer.Option(min=1, help="Pages that do not read one another are made so many at a time; memory for each.")
     ] = 2
     no_render: Annotated[bool, typer.Option("--no-render", help="Leave the pages alone.")] = False
 

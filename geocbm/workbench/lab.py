@@ -42,7 +42,7 @@ def open_copy(run: str) -> str:
     """Name of a finished run's copy to work on, made anew when the run was and nothing in the copy was changed."""
     source, name = paths.run_folder(run), _copy_name(run)
     folder = paths.run_folder(name)
-    made = _made_from(folder)
+    made = read_json_or_empty(folder / paths.COPY_MARK).get("files") or {}
     if made == _files(source):
         return name
     if made and any(_changed(folder, made)):
@@ -135,10 +135,6 @@ def _files(folder: Path) -> dict[str, list[int]]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK]
     stats = {path.relative_to(folder).as_posix(): path.stat() for path in files}
     return {name: [one.st_size, one.st_mtime_ns] for name, one in stats.items()}
-
-
-def _made_from(folder: Path) -> dict[str, list[int]]:
-    return dict(read_json_or_empty(folder / paths.COPY_MARK).get("files") or {})
 
 
 def _changed(folder: Path, made: Mapping[str, list[int]]) -> list[str]:

@@ -176,9 +176,7 @@ class _Accessible(Preprocessor):
 
 
 def render_notebook(
-    executed: Path,
-    siblings: Sequence[Mapping[str, str]] = (),
-    provenance: Mapping[str, Any] | None = None,
+    executed: Path, siblings: Sequence[Mapping[str, str]] = (), provenance: Mapping[str, Any] | None = None
 ) -> Path:
     """Write one executed notebook of a run as a page beside it, whose path is returned.
 

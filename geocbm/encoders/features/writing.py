@@ -216,10 +216,7 @@ def _is_whole(path: Path, manifest: dict[str, Any]) -> bool:
         return False
     try:
         FeatureStore.open(path, manifest["digests"], manifest["fingerprint"])
-    except (
-        MismatchError,
-        MissingInputError,
-    ) as problem:  # never of other pictures: its name is their hash
+    except (MismatchError, MissingInputError) as problem:  # never of other pictures: its name is their hash
         warnings.warn(f"{first_line(problem)}; it is made again", stacklevel=2)
         shutil.rmtree(path)
         return False

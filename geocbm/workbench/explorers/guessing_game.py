@@ -139,11 +139,8 @@ def guess_map(title: str) -> go.Figure:
 
 def marks(places: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
     """Dots with words at places in degrees, and lines to the true one: shapes, for which nothing else is drawn anew."""
-    looks = {
-        YOU: (PALETTE[1], 0, 18),
-        MODEL: (PALETTE[0], 30, -18),
-        TRUTH: (INK, -40, -18),
-    }  # words: right, up, in pixels
+    # Colours, and how far the words stand to the right and up, in pixels.
+    looks = {YOU: (PALETTE[1], 0, 18), MODEL: (PALETTE[0], 30, -18), TRUTH: (INK, -40, -18)}
     shapes: list[dict[str, Any]] = []
     for name, (lat, lng) in places.items():
         colour, right, up = looks[name]

@@ -218,20 +218,17 @@ class DataExplorer:
             tell(self._end_reading, [], f"{type(problem).__name__}: {first_line(problem)}")
 
     def _end_reading(self, findings: list[dict[str, Any]], problem: str = "") -> None:
-        self.read_all.disabled = not problem
+        self.read_all.disabled, nouns = not problem, f"{self.run.noun}s"
         if problem:
-            self.status.value = said(f"Not all {self.run.noun}s could be read ({problem}).")
-            return
-        self._list(findings)
-        self.status.value = said(f"All {self.run.noun}s were read: {len(self._checks)} checks found something.")
+            self.status.value = said(f"Not all {nouns} could be read ({problem}).")
+        else:
+            self._list(findings)
+            self.status.value = said(f"All {nouns} were read: {len(self._checks)} checks found something.")
 
     def _list(self, findings: list[dict[str, Any]]) -> None:
         """Offer the checks that found rows, and what they found together."""
-
-        def mask(rows: np.ndarray) -> np.ndarray:
-            return np.isin(np.arange(len(self.frame)), rows)
-
-        self._checks = {each["check"]: mask(each["found"]) for each in findings if each["rows"]}
+        every = np.arange(len(self.frame))
+        self._checks = {each["check"]: np.isin(every, each["found"]) for each in findings if each["rows"]}
         together = dict.fromkeys(("duplicates", "odd rows"), np.zeros(len(self.frame), dtype=bool))
         for check, found in self._checks.items():
             kind = "duplicates" if check in DUPLICATES else "odd rows"
