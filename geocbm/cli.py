@@ -16,7 +16,7 @@ import typer
 
 from geocbm import __version__
 from geocbm.errors import ParameterError, UserError, did_you_mean, first_line, printable
-from geocbm.files import is_full, paths, said_when_unwritable
+from geocbm.files import atomic_folder, is_full, paths, said_when_unwritable
 from geocbm.workbench import chain, data_commands, names
 
 FIRST_STEPS = """geocbm: image geolocation that explains itself through concepts.
@@ -159,7 +159,8 @@ def export_model(
         Run(trained).need("stage2.safetensors")
     from geocbm.predict import GeoCBM
 
-    GeoCBM.load(run).save_pretrained(folder)
+    with atomic_folder(folder) as temporary:
+        GeoCBM.load(run).save_pretrained(temporary)
     print(f"{folder}: load it with geocbm.GeoCBM.from_pretrained({str(folder)!r})")
     return 0
 

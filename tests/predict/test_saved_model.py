@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from geocbm import data
+from geocbm import cli, data
 from geocbm.errors import DamagedError, MismatchError, MissingInputError, ParameterError
 from geocbm.files import write_json
 from geocbm.files.stored import save_arrays
@@ -80,6 +80,21 @@ def test_damaged_metrics_are_refused_with_the_command_that_records_them_again(co
     (copied_run.folder / "records" / "05.json").write_text("[1]")
     with pytest.raises(DamagedError, match=r"records/05.json is damaged .* geocbm run --run tiny --from 05$"):
         measured(copied_run.files)
+
+
+def test_an_export_that_fails_leaves_no_half_a_model(copied_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GEOCBM_DATA", str(tmp_path / "data"))
+    (tmp_path / "data" / "runs").mkdir(parents=True)
+    run = copied_run.folder.rename(tmp_path / "data" / "runs" / "tiny")
+    copied_run.cache.rename(tmp_path / "data" / "cache")
+    (run / "records").mkdir(exist_ok=True)
+    (run / "records" / "05.json").write_text("{")
+    assert cli.main(["export", "tiny", str(tmp_path / "models" / "mine")]) == 2
+    assert "make it again with: geocbm run --run tiny --from 05" in capsys.readouterr().err
+    assert list((tmp_path / "models").iterdir()) == []
+    (run / "records" / "05.json").unlink()
+    assert cli.main(["export", "tiny", str(tmp_path / "models" / "mine")]) == 0
+    assert GeoCBM.from_pretrained(tmp_path / "models" / "mine").context.run == "tiny"
 
 
 def test_metrics_of_another_stage_2_are_not_those_of_the_card(copied_run, monkeypatch):
