@@ -68,11 +68,8 @@ def headlines(run: str) -> pd.DataFrame:
         DamagedError: a file of recorded metrics is not whole.
     """
     figures = recorded(paths.run_folder(run))
-    rows = []
-    for key in SHOWN:
-        if key in figures:
-            own, entry = metric(key), figures[key]
-            rows.append({"metric": own.label, "value": own.text(entry), "95 % interval": own.interval(entry)})
+    known = [(metric(key), figures[key]) for key in SHOWN if key in figures]
+    rows = [(own.label, own.text(entry), own.interval(entry)) for own, entry in known]
     return pd.DataFrame(rows, columns=["metric", "value", "95 % interval"])
 
 
@@ -87,9 +84,9 @@ def table_of_runs() -> list[str]:
         profile = read_json_or_empty(stamps[-1]).get("profile", "?") if stamps else "?"
         damage, shown = "", "-"
         try:
-            measured = headlines(folder.name).set_index("metric")["value"]
-            labels = [label for label in (metric(key).label for key in HEADLINES[:4]) if label in measured]
-            shown = "; ".join(f"{label} {measured[label]}" for label in labels) or shown
+            figures = recorded(folder)
+            told = [f"{metric(key).label} {metric(key).text(figures[key])}" for key in HEADLINES[:4] if key in figures]
+            shown = "; ".join(told) or shown
         except UserError as problem:  # costs this run its metrics, and not the list
             damage = str(problem)
         page = paths.report_folder(folder.name) / "index.html"
@@ -102,8 +99,8 @@ def table_of_runs() -> list[str]:
     lines += [f"beware: {remark}" for _, remark in sorted(remarks) if remark]
     found = [*root.glob("[!.]*/"), *paths.reports_root().glob("[!_.]*/")]
     odd = [repr(paths.portable(each)) for each in sorted(found) if each.name not in paths.runs_in(each.parent)]
-    told = [f"passed over: {', '.join(odd)}; rename to show: a run's name has {paths.RUN_NAMES}"] if odd else []
-    return (lines if rows else []) + told
+    passed = [f"passed over: {', '.join(odd)}; rename to show: a run's name has {paths.RUN_NAMES}"] if odd else []
+    return (lines if rows else []) + passed
 
 
 def _state_of(folder: Path) -> str:
