@@ -24,6 +24,7 @@ from geocbm.models.stage1 import Stage1ConceptModel, Stage1Config
 from geocbm.models.stage_losses import Stage0Loss, Stage1Loss
 from geocbm.run import Run, stages
 from geocbm.run.guessing import MOST, choose, guess_concepts, standardised
+from geocbm.training import RowLoader, fit
 
 TRAIN = np.array([0, 1, 2])
 
@@ -271,6 +272,36 @@ def test_the_loss_of_stage_1_leaves_out_pictures_without_a_concept(target: str) 
     terms = Stage1Loss(model)(model(pooled), {"concept_idx": meta, "parent_idx": parent})
     alone = Stage1Loss(model)(model(pooled[known]), {"concept_idx": meta[known], "parent_idx": parent[known]})
     torch.testing.assert_close(terms, alone)
+
+
+@pytest.mark.parametrize("target", ["single", "multi"])
+def test_stage_1_trains_on_a_loader_with_pictures_without_a_concept(target: str) -> None:
+    """A batch may have none with one: then the prototypes alone are learned. Validation measures what is labelled."""
+    torch.manual_seed(0)
+    config = Stage1Config(concept_target=target, monitor="loss", epochs=2, batch_size=2)
+    model = Stage1ConceptModel(4, torch.randn(3, 5), torch.randn(2, 5), torch.tensor([0, 0, 1]), config)
+    pooled, meta = torch.randn(8, 4), torch.tensor([0, -1, -1, 1, 2, -1, -1, -1])
+    parent = torch.tensor([0, -1, -1, 0, 1, -1, -1, -1])
+
+    def read(rows: np.ndarray) -> dict[str, torch.Tensor]:
+        return {"pooled": pooled[rows], "concept_idx": meta[rows], "parent_idx": parent[rows]}
+
+    nothing = Stage1Loss(model)(model(pooled[5:]), read(np.arange(5, 8)))
+    prototypes = nothing["reg"] * config.lambda_reg + nothing["intra_parent"] * config.lambda_intra_parent
+    torch.testing.assert_close(nothing["loss"], prototypes)
+    nothing["loss"].backward()
+    assert all(torch.isfinite(value.grad).all() for value in model.parameters() if value.grad is not None)
+    model.zero_grad()
+    every, labelled = np.arange(8), np.array([0, 3, 4])
+    result = fit(model, Stage1Loss(model), RowLoader(every, read), RowLoader(every, read), config, report=print)
+    assert np.isfinite(result.history[["train_loss", "val_loss"]].to_numpy()).all()
+    with torch.no_grad():
+        whole, known = (model.predictions(model(pooled[rows]), read(rows)) for rows in (every, labelled))
+        examples = model.examples(model(pooled[:3]), read(every[:3]), {"metas": ["a", "b", "c"]})
+    assert examples["truth"] == ["a", "", ""]
+    assert len(whole["meta_top1"]) == 3
+    torch.testing.assert_close(whole, known)
+    assert model.measure(whole)["meta_top1"] == result.best["meta_top1"]
 
 
 def test_neighbours_without_a_label_have_no_vote() -> None:

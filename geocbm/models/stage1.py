@@ -245,21 +245,23 @@ class Stage1ConceptModel(nn.Module):
     def named(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Which metas and parents a batch names, `(B, k_m)` and `(B, k_p)` booleans.
 
-        Those of its entry `named_metas` (several of a picture), or without it the labels `concept_idx`.
+        Those of its entry `named_metas` (several of a picture), or without it the labels `concept_idx`, -1 for none.
         """
         n_metas, n_parents = len(self.meta_bias), len(self.parent_bias)
-        metas = batch["named_metas"] if "named_metas" in batch else functional.one_hot(batch["concept_idx"], n_metas)
+        labels = functional.one_hot(batch["concept_idx"] + 1, n_metas + 1)[:, 1:]
+        metas = batch.get("named_metas", labels)
         parents = metas.float() @ functional.one_hot(self.meta_to_parent, n_parents).float()
         return metas > 0, parents > 0
 
     def predictions(self, output: Stage1Output, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whether a labelled meta and parent are named first, `(B,)` booleans; what "multi" is measured by beside."""
+        """Whether meta and parent of the pictures with a label are named first; what "multi" is measured by beside."""
         metas, parents = self.named(batch)
         first = output.meta_logits.argmax(1, keepdim=True), output.parent_logits.argmax(1, keepdim=True)
         found = {"meta_top1": metas.gather(1, first[0])[:, 0], "parent_top1": parents.gather(1, first[1])[:, 0]}
         if self.config.concept_target == "multi":
             found |= {"scores": output.meta_logits, "named": metas}
-        return found
+        labelled = metas.any(1)
+        return {name: values[labelled] for name, values in found.items()}
 
     def measure(self, predictions: Mapping[str, Tensor]) -> dict[str, float]:
         """How often that is so, from 0 to 1, and of "multi" the mean average precision over metas that are named."""
@@ -276,7 +278,7 @@ class Stage1ConceptModel(nn.Module):
         probability, named = output.probabilities()["meta_probabilities"].max(1)
         names = labels.get("metas") or range(len(self.meta_base))
         return {
-            "truth": [str(names[index]) for index in batch["concept_idx"].tolist()],
+            "truth": [str(names[index]) if index >= 0 else "" for index in batch["concept_idx"].tolist()],
             "prediction": [str(names[index]) for index in named.tolist()],
             "probability": probability.tolist(),
         }

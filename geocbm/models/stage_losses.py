@@ -100,6 +100,9 @@ class Stage1Loss:
     def __call__(self, output: Stage1Output, batch: Batch) -> Terms:
         """Compute the terms, of the pictures whose concept is known (an index of 0 or more)."""
         known = batch["concept_idx"] >= 0
+        if not bool(known.any()):  # the prototypes alone are learned
+            nothing = {"meta": output.meta_logits.sum() * 0.0, "parent": output.parent_logits.sum() * 0.0}
+            return _with_loss(nothing | self._of_prototypes(output.meta_prototypes), self.config)
         if not bool(known.all()):
             output = output._replace(**{name: getattr(output, name)[known] for name in output.per_row})
             batch = {name: values[known] for name, values in batch.items()}

@@ -10,10 +10,8 @@ MAX_POINTS = 5000
 
 def numbers(values: Any, digits: int = 4) -> list[float | None]:
     """Round to significant digits, as a list; values that are not finite become gaps (None)."""
-    rounded: list[float | None] = []
-    for value in np.asarray(values, dtype=float).ravel():
-        rounded.append(float(f"{value:.{digits}g}") if np.isfinite(value) else None)
-    return rounded
+    flat = np.asarray(values, dtype=float).ravel()
+    return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in flat]
 
 
 def degrees(values: Any) -> list[float | None]:
