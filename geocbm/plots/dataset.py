@@ -84,7 +84,7 @@ def country_bars(country: Any, noun: str = "image") -> go.Figure:
         f"{counts.index[-1]} fewest, {counts.iloc[-1]:,}."
     )
     fig.update_yaxes(range=[len(shown) - 0.5, -0.5], showgrid=False, ticks="", dtick=1)
-    fig.update_xaxes(title_text=f"{noun}s")
+    fig.update_xaxes(title_text=f"{escape(noun)}s")
     if len(rest):
         text = f"and {plural(len(rest), 'more country', 'more countries')}, {plural(int(rest.sum()), noun)}"
         opened = {"yaxis.range": [len(counts) - 0.5, -0.5], "height": 130 + 18 * len(counts)}
@@ -157,7 +157,7 @@ def error_curves(
     powers = range(int(np.log10(_FLOOR_KM)), int(top) + 1)
     texts = [f"{10**power:,} km" if power >= 0 else f"{round(1000 * 10.0**power):,} m" for power in powers]
     ticks = {"tickvals": list(powers), "ticktext": texts, "range": [np.log10(_FLOOR_KM), top]}
-    fig.update_xaxes(title_text=label, **ticks)
+    fig.update_xaxes(title_text=escape(label), **ticks)
     fig.update_yaxes(title_text="share of images", tickformat=".0%", range=[0, 1.005])
     alt = "Curves of the share of images within a distance: " + "; ".join(parts) + "."
     return finish(fig, title, alt, 460, margin={"l": 56, "r": 24, "t": 96, "b": 48})

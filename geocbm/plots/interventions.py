@@ -143,6 +143,6 @@ def intervention_curves(
         f"from {km_text(ends.iloc[0])} with none to {km_text(ends.iloc[-1])} with all {steps[-1]}."
     )
     ticks = {"tickvals": list(place.values()), "ticktext": [str(n) for n in steps]}
-    fig.update_xaxes(title_text=f"corrected {noun}", **ticks)
+    fig.update_xaxes(title_text=f"corrected {escape(noun)}", **ticks)
     fig.update_yaxes(title_text="median error, km", rangemode="tozero")
     return finish(fig, title, alt, 440)

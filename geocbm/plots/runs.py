@@ -24,8 +24,9 @@ def chain_status(status: pd.DataFrame) -> go.Figure:
 
     count = len(status)
     size = min(46, 320 // max(count, 1))  # so that they stand apart in the small preview too
+    shown = {"number": "<b>" + status["number"].map(escape) + "</b>", "state": status["state"].map(escape)}
     fig = px.scatter(
-        status.assign(place=range(count), row=0, number="<b>" + status["number"].map(escape) + "</b>"),
+        status.assign(place=range(count), row=0, **shown),
         x="place",
         y="row",
         text="number",
@@ -49,10 +50,9 @@ def chain_status(status: pd.DataFrame) -> go.Figure:
     for state in ("changed by hand", "stale"):
         if state in by_state:
             alt += f" {state.capitalize()}: {', '.join(by_state[state])}."
-    fig.update_xaxes(visible=False, range=[-0.6, count - 0.4])
-    fig.update_yaxes(visible=False, range=[-2.2, 1])
-    legend = {"y": 0.02, "yanchor": "bottom", "x": 0}
-    return finish(fig, "The notebooks of this run", alt, 260, legend=legend, legend_title_text="")
+    fig.update_xaxes(visible=False, range=[-0.6, count - 0.4]).update_yaxes(visible=False, range=[-2.2, 1])
+    fig.update_layout(legend={"y": 0.02, "yanchor": "bottom", "x": 0, "title": {"text": ""}})
+    return finish(fig, "The notebooks of this run", alt, 260)
 
 
 def compare_differences(table: pd.DataFrame, reference: str, title: str = "By more than noise?") -> go.Figure:

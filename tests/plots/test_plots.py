@@ -301,3 +301,20 @@ def test_a_link_in_a_name_stays_text():
     from geocbm.plots.theme import finish
 
     assert finish(go.Figure(), f"<b>{link}</b><br>", "alt").layout.title.text.startswith("<b>&lt;a href")
+
+
+def test_words_given_for_an_axis_or_a_legend_stay_text():
+    hostile = "<span style='color:red'>x"
+    states = pd.DataFrame({"number": ["01"], "notebook": ["01_a"], "question": ["?"], "state": [hostile]})
+    steps = {"policy": ["a", "a"], "n": [0, 1], "median_km": [2.0, 1.0]}
+    curve = pd.DataFrame(steps | {"median_km_low": [1.0, 1.0], "median_km_high": [3.0, 2.0]})
+    figures = (
+        plots.error_curves({"ours": KM}, label=hostile),
+        plots.country_bars(TABLE["country"], noun=hostile),
+        plots.intervention_curves(curve, {}, noun=hostile),
+        plots.chain_status(states),
+    )
+    for figure in figures:
+        axis, names = figure.layout.xaxis.title.text or "", [trace.name or "" for trace in figure.data]
+        assert "<span" not in axis + "".join(names)
+        assert "&lt;span" in axis + "".join(names)

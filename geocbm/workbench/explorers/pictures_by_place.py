@@ -62,7 +62,7 @@ def map_by_finding(run: Run, frame: pd.DataFrame) -> go.Figure:
     """The pictures on a map, coloured by split, with a menu of what is duplicate or odd among them."""
     found = {f"{each['check']} ({each['rows']:,})": each["found"] for each in quality.findings(run.table, False)}
     fig = base_map()
-    groups = [(split, np.flatnonzero(frame["split"] == split)) for split in SPLITS]
+    groups = [(split, run.pictures[split]) for split in SPLITS]
     groups += [(name, rows) for name, rows in found.items() if len(rows)]
     for number, (name, rows) in enumerate(groups):
         shown = rows[thin(len(rows))]
@@ -72,9 +72,10 @@ def map_by_finding(run: Run, frame: pd.DataFrame) -> go.Figure:
         fig.add_trace(points.update(visible=number < len(SPLITS)))
     entries = {"all, by split": SPLITS} | {name: (name,) for name, _ in groups}
     add_menu(fig, {label: [name in names for name, _ in groups] for label, names in entries.items()})
-    sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in groups[: len(SPLITS)])
+    sizes = {f"{len(rows):,} {name}": len(rows) for name, rows in groups[: len(SPLITS)]}
     odd = "; ".join(name for name, _ in groups[len(SPLITS) :]) or "none"
-    alt = f"World map of {plural(len(frame), run.noun)}, coloured by split: {sizes}. Duplicate or odd: {odd}."
+    many = plural(sum(sizes.values()), run.noun)
+    alt = f"World map of {many}, coloured by split: {', '.join(sizes)}. Duplicate or odd: {odd}."
     return finish_map(fig, f"The {run.noun}s by split, and what is odd", alt)
 
 
