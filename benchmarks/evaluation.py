@@ -187,7 +187,7 @@ def measure_sure(n: int, resamples: int, cells: int) -> dict[str, Any]:
         np.savez(path, cells_digest=world.digest, val_rows=rows["val"], test_rows=rows["test"], **content)
         named = content["test_logits"].argmax(axis=1)
         del content
-        run: Any = SimpleNamespace(run="benchmark", cells=world, rows=rows, cell_label=label, country=country)
+        run: Any = SimpleNamespace(run="benchmark", cells=world, pictures=rows, cell_label=label, country=country)
         run.lat, run.lng, run.need = answers.lat, answers.lng, lambda name: path
         run.remedy, run.path = (lambda name: "geocbm run --only 05"), (lambda name: Path(folder) / name)
         run.opened = lambda name: opened(path, run.remedy(name))
