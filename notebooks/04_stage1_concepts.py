@@ -171,7 +171,7 @@ nb.show(plots.prototype_drift(files.concepts.metas, stage_metrics.prototype_cosi
 # %% [markdown]
 # ## Make it yours: another loss
 #
-# A loss is `(output, batch) -> terms` with an entry "loss". This one takes only the label's siblings to be absent.
+# A loss is `(output, batch) -> terms` with "loss". This takes only siblings to be absent. Change it, set `own_loss = True` and run the cell.
 
 
 # %%

@@ -174,3 +174,11 @@ def test_a_checkpoint_needs_the_file_beside_it_and_its_cells(copied_run):
     copied_run.files.path("stage1.json").unlink()
     with pytest.raises(MissingInputError, match=r"stage1\.json .* --from 04"):
         copied_run.files.need("stage1.safetensors")
+
+
+def test_completion_offers_what_is_imported_when_it_is_asked_for():
+    import geocbm
+    from geocbm.workbench import explorers
+
+    assert {"GeoCBM", "open_run"} <= set(dir(geocbm))
+    assert {"batch", "concepts", "what_if"} <= set(dir(explorers))

@@ -264,7 +264,7 @@ def _map_columns(
             "note": "Add the column (it may be empty).",
             "meta_name": "Add the column; or have a column headed by each name of a list of concepts, with 1, 0 or "
             "nothing; or no labels, and let them be guessed (geocbm run --set 01.guess_with=ENCODER).",
-        }.get(target, "Add the column or pass columns={...}.")
+        }.get(target, "Add the column, or rename yours in the file (in Python: columns={...}).")
         problems.append(f"Column {target!r} is missing (also tried: {', '.join(ALIASES[target])}). {remedy}")
     headed = concept_columns(names, concepts) if excused and concepts is not None else {}
     meant = [headed.get(name, name) for name in names]

@@ -75,6 +75,7 @@ def per_meta_accuracy(meta: Any, correct: Any, parent: Any) -> go.Figure:
         color_discrete_sequence=PALETTE,
         category_orders={"parent": list(dict.fromkeys(names.values()))},
         custom_data=["name", "size"],
+        render_mode="svg",
     )
     hover = "%{customdata[0]}: %{y:.0%} of %{customdata[1]}<extra></extra>"
     fig.update_traces(hovertemplate=hover, marker={"opacity": 0.8, "line": {"width": 0.6, "color": "white"}})

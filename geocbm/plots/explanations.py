@@ -122,7 +122,9 @@ def told_by_concepts(names: Sequence[str], truth: Any, predicted: Any, beyond: A
 
     x, y, more = (np.asarray(one, dtype=float) for one in (truth, predicted, beyond))
     hover = [list(map(escape, names)), more]
-    fig = px.scatter(x=x, y=y, color=np.maximum(more, 0), color_continuous_scale="Cividis_r", custom_data=hover)
+    fig = px.scatter(
+        x=x, y=y, color=np.maximum(more, 0), color_continuous_scale="Cividis_r", custom_data=hover, render_mode="svg"
+    )
     hover_text = "%{customdata[0]}<br>concept %{x:.1%}, score %{y:.1%}, beyond %{customdata[1]:.1%}<extra></extra>"
     fig.update_traces(marker={"size": 8, "line": {"color": "white", "width": 0.5}}, hovertemplate=hover_text)
     bar = {"title": {"text": "beyond<br>the concept"}, "tickformat": ".1%", "thickness": 12}
@@ -160,6 +162,7 @@ def clue_agreement(evidence: pd.DataFrame) -> go.Figure:
         y=numbers(part["contribution"], 3),
         custom_data=[texts, part["labels"]],
         opacity=0.45,
+        render_mode="svg",
         color_discrete_sequence=PALETTE,
     )
     hover = "%{customdata[0]}: %{customdata[1]} labels<br>%{x:.1f} standard deviations, %{y:+.2f} logits<extra></extra>"

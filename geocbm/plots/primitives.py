@@ -114,6 +114,7 @@ def dots_by_bin(table: pd.DataFrame, columns: Sequence[str]) -> go.Figure:
         error_y="up",
         error_y_minus="down",
         color="series",
+        render_mode="svg",
         color_discrete_sequence=PALETTE,
     )
     fig.update_traces(marker_size=10, error_y={"thickness": 1.6, "width": 4})

@@ -84,6 +84,7 @@ def compare_differences(table: pd.DataFrame, reference: str, title: str = "By mo
         facet_row_spacing=min(0.5, 90 / (down * high)),
         category_orders={"run": [short[run] for run in runs]},
         labels={"value": "", "run": ""},
+        render_mode="svg",
     )
     hover = "%{y}: %{x:+.3~f}<extra>%{fullData.name}</extra>"
     as_panels(fig).update_traces(marker_size=10, error_x={"thickness": 1.8, "width": 5}, hovertemplate=hover)

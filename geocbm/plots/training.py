@@ -64,7 +64,7 @@ def _by_epoch(curves: pd.DataFrame, columns: int, **more: Any) -> go.Figure:
     epochs = curves["epoch"]
     look = {"color_discrete_sequence": PALETTE, "line_dash_sequence": DASHES, "markers": epochs.nunique() <= 30}
     sides = {"x": "epoch", "y": "value", "facet_col": "panel", "facet_col_wrap": columns, "labels": {"value": ""}}
-    fig = px.line(curves, color="name", **sides, **look, **more)
+    fig = px.line(curves, color="name", render_mode="svg", **sides, **look, **more)
     hover = "epoch %{x}: %{y:.4g}<extra>%{fullData.name}</extra>"
     as_panels(fig).update_traces(marker_size=4, line_width=1.8, hovertemplate=hover)
     fig.update_yaxes(matches=None, showticklabels=True)

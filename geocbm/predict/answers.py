@@ -82,6 +82,11 @@ class Answer:
     without_clues: tuple[float, float] | None = None  # degrees that are answered without the clues
     moved_km: float | None = None  # by which the clues moved the answer
 
+    def __repr__(self) -> str:
+        """The answer in a line; `as_json` gives all of it."""
+        named = "".join(f", {name} {share:.0%}" for name, share in self.countries[:1])
+        return f"Answer({self.lat:.3f}, {self.lng:.3f}{named})"
+
     @property
     def promise_holds(self) -> bool | None:
         """Whether the regions' coverage is promised for this photograph: one view, like the training pictures, no clue.

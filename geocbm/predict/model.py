@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from geocbm.encoders.processes import look_ahead
-from geocbm.errors import MissingInputError, ParameterError, UserError
+from geocbm.errors import MissingInputError, ParameterError, UserError, did_you_mean
 from geocbm.evaluation.novelty import FILE as NOVELTY
 from geocbm.evaluation.novelty import Novelty, NoveltyDetector
 from geocbm.files import sha256_text
@@ -77,9 +77,12 @@ class GeoCBM(Pretrained):
     def load(cls, run: str | Path, device: str | None = None) -> GeoCBM:
         """Load a trained run; where a stage is not trained yet, the error has the command that trains it."""
         from geocbm.encoders import load_image_encoder
-        from geocbm.run import Run, folder_of
+        from geocbm.files import paths
+        from geocbm.run import Run, folder_of, open_run
 
         files = Run(folder_of(run))
+        if not files.folder.is_dir() and did_you_mean(files.name, paths.runs_in(files.folder.parent)):
+            open_run(run)  # says which name was meant
         key = context_key(files.folder)
         context = AnswerContext.load(files.path(CONTEXT), key)
         # The context was written after every check of the run, and no file has changed since.

@@ -77,6 +77,19 @@ def forward_batch(model: nn.Module, names: Iterable[str], batch: Batch) -> Any:
     return model(**given)
 
 
+def checked_terms(terms: Any) -> Mapping[str, Tensor]:
+    """Terms of a loss as they are; a `ParameterError` for what is no loss."""
+    given = type(terms).__name__
+    if isinstance(terms, Mapping):
+        odd = [name for name, value in terms.items() if not isinstance(value, Tensor) or value.numel() != 1]
+        if "loss" in terms and not odd:
+            return terms
+        given = f"entries {', '.join(map(repr, terms))}" + (f", of which {odd[0]!r} is no scalar tensor" if odd else "")
+    raise ParameterError(
+        f"the loss gave {given}; return a dict of scalar tensors, 'loss' among them: {{'loss': value}}"
+    )
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The tensors of a batch on a device; one without double precision gets single."""
     tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
@@ -137,7 +150,9 @@ class EpochTrainer:
             with nullcontext() if position + 1 == len(parts) else self.accelerator.no_sync(self.model):
                 with mixed_precision(self.accelerator.device, self.settings.precision):
                     batch = to_device(content, self.accelerator.device)
-                    losses = self.loss(*gather_batch(forward_batch(self.model, self.names, batch), batch))
+                    losses = checked_terms(
+                        self.loss(*gather_batch(forward_batch(self.model, self.names, batch), batch))
+                    )
                 # One look at the accelerator for all terms: each would make it wait.
                 stacked = torch.stack([term.detach().float() for term in losses.values()])
                 values = dict(zip(losses, stacked.tolist(), strict=True))

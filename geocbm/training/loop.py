@@ -34,6 +34,7 @@ from geocbm.training.distributed import agreed, merge_batches, own_batches
 from geocbm.training.epoch import (
     EpochTrainer,
     Loss,
+    checked_terms,
     forward_batch,
     forward_names,
     learning_rates,
@@ -72,7 +73,7 @@ def evaluate(model: nn.Module, loss: Loss, rows: RowLoader, settings: TrainingSe
             batch = to_device(content, device)
             with mixed_precision(device, settings.precision):
                 output = forward_batch(model, names, batch)
-                terms = loss(output, batch)
+                terms = checked_terms(loss(output, batch))
                 predictions = predict(output, batch) if predict is not None else {}
             losses.append({name: float(value) for name, value in terms.items()})
             for name, value in predictions.items():

@@ -44,12 +44,15 @@ def test_the_asking_run_comes_first(root):
 
     assert chosen([], "second") == ["second", "first"]
     shutil.copytree(root / "runs" / "first", root / "runs" / "first (copy)")  # its name cannot be a run's
+    shutil.copytree(root / "runs" / "first", root / "runs" / "first-lab")  # made to look at the run, unasked
+    write_json(root / "runs" / "first-lab" / "lab.json", {"from": "first"})
     assert chosen([], "new") == ["new", "first", "second"]
+    assert chosen(["first-lab"], "new") == ["new", "first-lab"]  # but it can be named
     assert chosen(["first", "first", "new"], "new") == ["new", "first"]
     assert runs_to_compare(root / "a", root / "b", [], "new") == ["new"]
     (root / "reports" / "second" / "metrics.json").unlink()
     assert chosen([], "first") == ["first", "second"]  # it still has predictions
-    with pytest.raises(ParameterError, match=r"'third' has no metrics; runs with metrics: first, second"):
+    with pytest.raises(ParameterError, match=r"'third' has no metrics; runs with metrics: first, first-lab, second"):
         chosen(["first", "third"], "second")
 
 

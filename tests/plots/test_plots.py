@@ -318,3 +318,12 @@ def test_words_given_for_an_axis_or_a_legend_stay_text():
         axis, names = figure.layout.xaxis.title.text or "", [trace.name or "" for trace in figure.data]
         assert "<span" not in axis + "".join(names)
         assert "&lt;span" in axis + "".join(names)
+
+
+def test_many_points_are_drawn_without_webgl():
+    rows = np.arange(1500)
+    pairs = {"meta_name": rows.astype(str), "country": "A", "labels": 5, "log_odds_z": rows / 100}
+    agreement = plots.clue_agreement(pd.DataFrame(pairs | {"contribution": rows / 1000}))
+    history = pd.DataFrame({"epoch": np.arange(1, 1201), "train_loss": 1.0, "val_loss": 2.0})
+    for figure in (agreement, plots.loss_curves(history)):
+        assert {trace.type for trace in figure.data} == {"scatter"}

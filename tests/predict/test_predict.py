@@ -136,6 +136,8 @@ def test_a_run_is_found_by_its_name(trained_run, tmp_path, monkeypatch):
     (tmp_path / "here" / "named").mkdir(parents=True)  # a folder of that name where one stands is not the run
     monkeypatch.chdir(tmp_path / "here")
     assert GeoCBM.load("named").files.folder == tmp_path / "runs" / "named"
+    with pytest.raises(ParameterError, match="did you mean 'named'"):
+        GeoCBM.load("namde")
     with pytest.raises(MissingInputError, match=r"stage2\.safetensors of run 'absent' .* --run absent --from 01"):
         GeoCBM.load("absent")
 
@@ -390,3 +392,9 @@ def test_the_package_gives_the_model_that_loads_runs(trained_run):
     import geocbm
 
     assert geocbm.GeoCBM is GeoCBM
+
+
+def test_an_answer_shows_itself_in_a_line(model, pictures):
+    (answer,) = model.predict(pictures[0])
+    country, share = answer.countries[0]
+    assert repr(answer) == f"Answer({answer.lat:.3f}, {answer.lng:.3f}, {country} {share:.0%})"

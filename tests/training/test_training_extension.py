@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geocbm import training
+from geocbm.errors import ParameterError
 from geocbm.models.loading import load_stage1
 from geocbm.models.stage1 import Stage1ConceptModel
 from geocbm.models.stage_losses import Stage1Loss
 from geocbm.run import encoding
+from geocbm.training import TrainingSettings
 
 
 @pytest.fixture
@@ -65,3 +67,21 @@ def test_a_bottleneck_of_ones_own_is_a_module(parts, tmp_path):
     again, batch = load_stage1(tmp_path / "stage1.safetensors", bottleneck()), next(iter(val))
     given = batch["pooled"], batch["patch_tokens"]
     torch.testing.assert_close(again(*given).meta_logits, model(*given).meta_logits)
+
+
+@pytest.mark.parametrize(
+    ("terms", "said"),
+    [
+        (lambda output: {"meta": output.meta_logits.mean()}, "entries 'meta'"),
+        (lambda output: output.meta_logits.mean(), "gave Tensor"),
+        (lambda output: None, "gave NoneType"),
+        (lambda output: {"loss": 1.0}, "'loss' is no scalar tensor"),
+        (lambda output: {"loss": output.meta_logits.mean(1)}, "'loss' is no scalar tensor"),
+    ],
+)
+def test_what_is_no_loss_is_said(parts, terms, said):
+    train, val, concepts, (in_dim, token_dim) = parts
+    model = Stage1ConceptModel(in_dim, *concepts, None, token_dim)
+    for epochs in (0, 1):  # found by the first look at validation, before anything is trained
+        with pytest.raises(ParameterError, match=f"{said}.*scalar tensors"):
+            training.fit(model, lambda output, batch: terms(output), train, val, TrainingSettings(epochs=epochs))

@@ -65,6 +65,7 @@ def runs_to_compare(reports: Path, run_root: Path, names: Sequence[str], run: st
         raise ParameterError(
             f"runs={list(names)!r}: {missing[0]!r} has no metrics; runs with metrics: {', '.join(known) or 'none'}"
         )
+    known = [name for name in known if not (run_root / name / paths.COPY_MARK).exists()]
     return list(dict.fromkeys([run, *(names or known)]))
 
 
