@@ -38,7 +38,8 @@ run: $(STAMP)
 
 lab: $(STAMP)
 	@echo "geocbm: starting JupyterLab; the notebooks are in notebooks/"
-	@PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab" \
+	@# Threads that wait give way to the browser, which wants a core too.
+	@PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_CONFIG_PATH="$(CURDIR)/tools/lab" OMP_WAIT_POLICY=PASSIVE \
 		$(BIN)/python -m jupyter lab --ServerApp.root_dir="$(CURDIR)"
 
 # The smoke chain (tests/workbench/test_chain.py reads GEOCBM_TEST_ROOT), nbval and the browser share one scratch folder, so

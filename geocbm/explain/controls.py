@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
@@ -248,7 +249,9 @@ def measure_controls(
 def _fit_linear(model: MapModel, linear: InterventionModel, concepts: dict[str, Tensor]) -> dict[str, np.ndarray]:
     """What the linear CBM answers, trained as the run trains it but on other probabilities of concepts."""
     config = linear.head.config.in_mode(SCORES, init_from_stage0=False, tracking="disabled")
-    head, _ = stages.fit_stage2(model.run, config, concepts, model.features, name=None, report=lambda line: None)
+    # Thousands of small products: where a browser wants a core, two threads wait for one another for minutes.
+    with threadpool_limits(limits=1):
+        head, _ = stages.fit_stage2(model.run, config, concepts, model.features, name=None, report=lambda line: None)
     decoder = predictions.make_decoder(model.run, head, concepts, model.features)
     given = concept_input(config, concepts)
     return predict_stage2(head, given, model.features, model.run.pictures["test"], decoder=decoder)
