@@ -136,9 +136,9 @@ def child_environment(roots: Mapping[str, str], shares: int = 1) -> dict[str, st
     environment = dict(os.environ)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // shares))
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    if not any(name in environment for name in names):  # one that is set says it to the libraries of the others too
-        environment |= dict.fromkeys(names, threads)
+    if "OMP_NUM_THREADS" not in environment:  # which the libraries of the others follow too, unless they have their own
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+            environment.setdefault(name, threads)
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA sums are repeatable only with this
     environment.setdefault("WANDB_SILENT", "true")
